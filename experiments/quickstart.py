@@ -1,0 +1,33 @@
+"""Digits in half a minute: does a small ResNet with shifted crops read handwritten digits?
+
+Data:   scikit-learn's 8x8 digits; 1,197 to train, 240 to validate, 360 to test.
+Expect: TODO
+Run:    jaxdl train experiments/quickstart.py
+"""
+
+from jaxdl.core import Experiment
+from jaxdl.data import Crop, Digits, Scale
+from jaxdl.models.resnet import ResNet
+from jaxdl.optim import AdamW, Cosine
+from jaxdl.tasks import Classification
+from jaxdl.train import Evaluate, Log, Save
+
+
+def base() -> Experiment:
+    """A ResNet of two stages, 400 updates of 64 digits."""
+    return Experiment(
+        model=ResNet(stages=(1, 1), width=32, classes=10),
+        task=Classification(),
+        data=Digits(batch=64, eval_batch=120, train_transform=(Scale(0, 16), Crop(1))),
+        optim=AdamW(peak_lr=3e-3, decay=0.05, schedule=Cosine(warmup=40)),
+        steps=400,
+        hooks=(Log(every=20), Evaluate(every=100), Save(every=100)),
+    )
+
+
+ABLATIONS = {
+    "no_crop": {"data.train_transform": (Scale(0, 16),)},
+    "no_decay": {"optim.decay": 0.0},
+    "smoothing": {"task.smoothing": 0.1},
+    "small": {"model.width": 8},
+}

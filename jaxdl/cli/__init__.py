@@ -1,0 +1,98 @@
+"""The command line: `jaxdl COMMAND`. Nothing heavy is imported before a command is known."""
+
+from __future__ import annotations
+
+import errno
+import importlib
+import logging
+import os
+import sys
+
+import jaxdl
+
+COMMANDS = {
+    "train": ("jaxdl.cli.train:train", "train an experiment, or resume it"),
+    "eval": ("jaxdl.cli.eval:evaluate", "evaluate a run's checkpoint"),
+    "doctor": ("jaxdl.cli.doctor:doctor", "check the installation, or a run's checkpoints"),
+}
+"""Name -> function and summary; each is imported when it is called."""
+
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG)
+"""What a user mends by making room or choosing another place."""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs one command; its exit code.
+
+    0 done, 2 bad input (a message, no traceback), 75 preempted after a good checkpoint, 130 after
+    Ctrl-C.
+    """
+    argv = sys.argv[1:] if argv is None else argv
+    if not argv or argv[0] in ("-h", "--help"):
+        print(_help())
+        return 0
+    if argv[0] == "--version":
+        print(f"jaxdl {jaxdl.__version__}")
+        return 0
+    name, *rest = argv
+    if name not in COMMANDS:
+        from jaxdl.core.errors import suggest
+
+        return _refuse(f"there is no command {name!r}; {suggest(name, COMMANDS)}.")
+    return _run(name, rest)
+
+
+def _run(name: str, rest: list[str]) -> int:
+    import tyro
+
+    from jaxdl.core.errors import InputError
+
+    _log_to_stderr()
+    module, function = COMMANDS[name][0].split(":")
+    try:
+        command = getattr(importlib.import_module(module), function)
+        return tyro.cli(command, args=rest, prog=f"jaxdl {name}") or 0
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
+    except KeyboardInterrupt:
+        return 130
+    except InputError as error:
+        if os.environ.get("JAXDL_TRACEBACK"):
+            raise
+        return _refuse(str(error))
+    except OSError as error:
+        if error.errno not in DISK or os.environ.get("JAXDL_TRACEBACK"):
+            raise
+        place = f" ({error.filename})" if error.filename else ""
+        return _refuse(
+            f"{error.strerror}{place}; make room or choose another place, then run again."
+        )
+
+
+def _help() -> str:
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {summary}" for name, (_, summary) in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: jaxdl COMMAND [--help] ...",
+            "",
+            "Plan, train, survive and compare deep-learning experiments in JAX.",
+            "",
+            *lines,
+            "",
+            "example: jaxdl train experiments/quickstart.py --set optim.peak_lr=1e-3",
+        ]
+    )
+
+
+def _refuse(message: str) -> int:
+    print(f"jaxdl: {message}", file=sys.stderr)
+    return 2
+
+
+def _log_to_stderr() -> None:
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("jaxdl: %(message)s"))
+    logger = logging.getLogger("jaxdl")
+    logger.handlers, logger.propagate = [handler], False
+    logger.setLevel(logging.INFO)

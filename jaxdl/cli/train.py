@@ -1,0 +1,77 @@
+"""`jaxdl train`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import jax
+import tyro
+
+from jaxdl import report
+from jaxdl.cli import screen
+from jaxdl.cli.progress import ProgressHook
+from jaxdl.core.codec import digest
+from jaxdl.core.loading import load_experiment
+from jaxdl.core.records import CHECKPOINTS, METRICS, TENSORBOARD
+from jaxdl.train import Fitted, evaluation_batches, fit
+
+Spec = Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="FILE[:VARIANT]")]
+Edits = Annotated[
+    tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(name="set", metavar="PATH=VALUE")
+]
+
+
+def train(exp: Spec, edits: Edits = (), run_dir: Path | None = None, json: bool = False) -> int:
+    """Train an experiment. The same command again resumes it, or prints a finished run's result.
+
+    Example: jaxdl train experiments/quickstart.py:no_crop --set optim.peak_lr=1e-3 --set seed=1
+
+    Exit codes: 0 done, 2 bad input, 75 preempted by SIGTERM, 130 ended by Ctrl-C; both after
+    saving.
+
+    Args:
+        exp: experiment file, and one of its ABLATIONS.
+        edits: changes one field, e.g. model.width=64; repeat for more.
+        run_dir: where the run is kept; default runs/FILE/VARIANT-DIGEST.
+        json: print only the result, as one JSON object.
+    """
+    experiment, variant = load_experiment(exp, edits)
+    stem = Path(exp.partition(".py")[0]).name
+    place = run_dir or Path("runs") / stem / f"{variant}-{digest(experiment)}"
+
+    def watch(program, run):
+        if json:
+            return ()
+        device = program.mesh.devices.flat[0].device_kind
+        print(f"{exp} on {program.mesh.size} x {device}, into {place}")
+        screen.print_model(program)
+        return (ProgressHook(experiment.steps, run),)
+
+    fitted = fit(experiment, place, source=" ".join([exp, *edits]), watch=watch)
+    _draw(fitted, place)
+    if json:
+        screen.print_json({"run": str(place), **vars(fitted.result)})
+    else:
+        screen.print_result(fitted.result, _places(place))
+    return fitted.code
+
+
+def _draw(fitted: Fitted, place: Path) -> None:
+    """Curves, and samples of the test split where the run has just been evaluated."""
+    report.draw_curves(place)
+    program, state = fitted.program, fitted.state
+    if program is None or state is None:
+        return
+    data = program.experiment.data
+    split = next((s for s in ("test", "valid") if getattr(data, s)() is not None), None)
+    if split:
+        batch = evaluation_batches(program, split)[0](0)
+        outputs = program.predict(state, batch, 0)
+        report.draw_samples(place, *jax.device_get((dict(batch), outputs)))
+
+
+def _places(place: Path) -> dict[str, Path]:
+    """Where everything is, as far as it exists."""
+    names = (report.CURVES, report.SAMPLES, METRICS, CHECKPOINTS, TENSORBOARD)
+    return {Path(name).stem: place / name for name in names if (place / name).exists()}

@@ -1,0 +1,54 @@
+"""The Experiment: everything that decides a run's numbers, as one frozen value."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from jaxdl.core.errors import InputError
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One run, fully described; every field is reached by `change` and `--set`, e.g. `model.depth`.
+
+    Fields that hold a callable take a module-level function, a class, or a `Part`.
+    """
+
+    model: Any
+    """A linen module, or a frozen dataclass of modules (`model.generator`, `model.critic`)."""
+    task: Any
+    """A frozen dataclass, see `Task`; loss weights live here, the model never does."""
+    data: Any
+    """A frozen dataclass, see `Data`."""
+    optim: Any
+    """A frozen dataclass with `build(steps, params)`, or one of such, by player."""
+    steps: int
+    seed: int = 0
+    precision: str = "f32"
+    """A name in `core/precision.py`."""
+    ema: float = 0.0
+    """Decay of the averaged parameters, which evaluation and export then use; 0 keeps none."""
+    mesh: Mapping[str, int] = field(default_factory=dict)
+    """Axis sizes, one of which may be -1; empty puts every device on `data`."""
+    rules: str | Mapping = "dp"
+    """A strategy's name, or a dict from logical axis names to mesh axes."""
+    accumulate: int = 1
+    """Micro-batches per update."""
+    deterministic_shards: int = 0
+    """Virtual shards of the bit-identical mode; 0 is plain mode."""
+    hooks: tuple[Any, ...] = ()
+    """What happens between updates, in this order; each owns its cadence."""
+    rank_promotion: Literal["raise", "warn", "allow"] = "raise"
+    """Whether loss and metrics may broadcast arrays of different rank: (N, 1) against (N,)."""
+
+    def __post_init__(self):
+        """Checks what can be known without a device."""
+        for name, least in (("steps", 1), ("accumulate", 1), ("deterministic_shards", 0)):
+            if getattr(self, name) < least:
+                raise InputError(f"{name}={getattr(self, name)} must be at least {least}.")
+        if not 0.0 <= self.ema < 1.0:
+            raise InputError(f"ema={self.ema} must lie in [0, 1); 0 keeps no average.")
+        if not 0 <= self.seed < 2**32:
+            raise InputError(f"seed={self.seed} must lie in [0, 2**32).")

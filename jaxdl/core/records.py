@@ -1,0 +1,159 @@
+"""What a run directory holds (schema 1): one description for its writers and its readers.
+
+passport.json    what was run: the resolved experiment, code, versions, data, devices
+metrics.jsonl    one Record per line
+result.json      how it ended
+tensorboard/     the same scalars as events
+checkpoints/     one folder per saved step
+*.png            curves and sample predictions
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from jaxdl.core.errors import InputError
+
+SCHEMA = 1
+PASSPORT, METRICS, RESULT = "passport.json", "metrics.jsonl", "result.json"
+CHECKPOINTS, TENSORBOARD = "checkpoints", "tensorboard"
+
+
+@dataclass(frozen=True)
+class Record:
+    """One line of metrics.jsonl."""
+
+    step: int
+    split: str
+    """`train`, `valid`, `test`, or `perf` for rates, which differ from run to run."""
+    time: float
+    """Seconds since the start of training, earlier sittings included."""
+    values: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Result:
+    """result.json."""
+
+    status: str
+    """`done`, `stopped` (early, by a hook), `preempted` (the same command resumes) or `failed`."""
+    steps: int
+    seconds: float
+    primary: str
+    metrics: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    """By split, of the best checkpoint."""
+    best: Mapping[str, float] | None = None
+    """`step` and `value` of the primary metric."""
+    schema: int = SCHEMA
+
+    @property
+    def finished(self) -> bool:
+        """Whether there is nothing left to resume."""
+        return self.status in ("done", "stopped")
+
+
+@dataclass(frozen=True)
+class Passport:
+    """passport.json: where a run's numbers come from."""
+
+    experiment: Any
+    """The resolved experiment in its JSON form."""
+    digest: str
+    """8 hex digits of it, without `steps` and `hooks`."""
+    source: str
+    """File, variant and edits it was loaded from."""
+    command: str
+    code: Mapping[str, Any]
+    versions: Mapping[str, str]
+    data: Mapping[str, str]
+    """Fingerprints by split."""
+    devices: Mapping[str, Any]
+    flags: Mapping[str, str]
+    seed: int
+    schema: int = SCHEMA
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes a dataclass or plain value at once: a reader sees the old file or the new one.
+
+    A dataclass is for other programs too: its NaN and infinities, which JSON does not know, become
+    null.
+    """
+    if is_dataclass(value) and not isinstance(value, type):
+        value = _finite(asdict(value))
+    draft = path.with_name(path.name + ".tmp")
+    draft.write_text(json.dumps(value, indent=1) + "\n")
+    os.replace(draft, path)
+
+
+def line_of(record: Record) -> str:
+    """A record as its line; JSON knows no NaN or infinity, so they become null."""
+    return json.dumps(_finite(asdict(record)), allow_nan=False) + "\n"
+
+
+def read_result(directory: Path) -> Result | None:
+    """result.json of a run, or None before its first end; null becomes NaN again."""
+    found = _read(directory / RESULT, Result)
+    if found is None:
+        return None
+    metrics = {split: _numbers(values) for split, values in found.metrics.items()}
+    return replace(found, metrics=metrics, best=found.best and _numbers(found.best))
+
+
+def read_passport(directory: Path) -> Passport:
+    """passport.json of a run.
+
+    Raises:
+        InputError: the directory is not a run's.
+    """
+    found = _read(directory / PASSPORT, Passport)
+    if found is None:
+        raise InputError(f"{directory} is not a run directory: it has no {PASSPORT}.")
+    return found
+
+
+def read_records(directory: Path) -> Iterator[Record]:
+    """The records of metrics.jsonl, null as NaN; a line cut short by a crash ends them."""
+    path = directory / METRICS
+    if not path.exists():
+        return
+    with path.open() as lines:
+        for line in lines:
+            if not line.endswith("\n"):
+                return
+            record = json.loads(line)
+            yield Record(**record | {"values": _numbers(record["values"])})
+
+
+def _finite(value: Any) -> Any:
+    """`value` with None for every float that is not finite."""
+    if isinstance(value, Mapping):
+        return {name: _finite(v) for name, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
+    return {name: math.nan if v is None else v for name, v in values.items()}
+
+
+def _read(path: Path, kind: type) -> Any:
+    if not path.exists():
+        return None
+    try:
+        value = json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise InputError(
+            f"{path} is damaged ({error}); restore it or use another --run-dir."
+        ) from None
+    if value.get("schema") != SCHEMA:
+        raise InputError(f"{path} has schema {value.get('schema')}, this version reads {SCHEMA}.")
+    known = {f.name for f in fields(kind)}
+    return kind(**{name: v for name, v in value.items() if name in known})

@@ -1,0 +1,7 @@
+"""Metrics: mergeable states of `clu.metrics`, exact across shards and ragged batches."""
+
+from jaxdl.metrics.frechet import Frechet
+from jaxdl.metrics.host import compute, merge
+from jaxdl.metrics.states import Accuracy, Last, Mean, Perplexity
+
+__all__ = ["Accuracy", "Frechet", "Last", "Mean", "Perplexity", "compute", "merge"]

@@ -1,0 +1,28 @@
+"""Layers that a reader knows from papers; their parameters and activations carry logical names."""
+
+from jaxdl.nn.attention import Attention, attend, causal_mask
+from jaxdl.nn.layers import conv, dense, dropout, embed
+from jaxdl.nn.mlp import GeluMLP, SwiGLU
+from jaxdl.nn.norm import batch_norm, layer_norm, rms_norm
+from jaxdl.nn.stack import Stack
+from jaxdl.nn.table import Table, table
+from jaxdl.parallel import constrain
+
+__all__ = [
+    "Attention",
+    "GeluMLP",
+    "Stack",
+    "SwiGLU",
+    "Table",
+    "attend",
+    "batch_norm",
+    "causal_mask",
+    "constrain",
+    "conv",
+    "dense",
+    "dropout",
+    "embed",
+    "layer_norm",
+    "rms_norm",
+    "table",
+]

@@ -1,0 +1,46 @@
+"""The position-wise networks of transformers."""
+
+from __future__ import annotations
+
+from flax import linen as nn
+from jax import Array
+
+from jaxdl.nn.layers import dense
+from jaxdl.parallel import constrain
+
+
+class GeluMLP(nn.Module):
+    """`W2 gelu(W1 x + b1) + b2`, gelu in its tanh form (arXiv:1606.08415, section 2).
+
+    `std` and `out_std` are the initial spreads of W1 and W2; None is LeCun's.
+
+    Shapes: x [B, T, D] -> [B, T, D], hidden width F.
+    """
+
+    width: int
+    std: float | None = None
+    out_std: float | None = None
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """Maps each position on its own."""
+        hidden = dense(self.width, ("embed", "mlp"), std=self.std, name="up")(x)
+        hidden = constrain(nn.gelu(hidden, approximate=True), ("batch", "time", "act_mlp"))
+        return dense(x.shape[-1], ("mlp", "embed"), std=self.out_std, name="down")(hidden)
+
+
+class SwiGLU(nn.Module):
+    """`W_down (silu(W_gate x) * W_up x)`, without biases (arXiv:2002.05202, eq. 6).
+
+    Shapes: x [B, T, D] -> [B, T, D], hidden width F.
+    """
+
+    width: int
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """Maps each position on its own."""
+        gate = dense(self.width, ("embed", "mlp"), bias=False, name="gate")(x)
+        up = dense(self.width, ("embed", "mlp"), bias=False, name="up")(x)
+        hidden = constrain(nn.silu(gate) * up, ("batch", "time", "act_mlp"))
+        return dense(x.shape[-1], ("mlp", "embed"), bias=False, name="down")(hidden)

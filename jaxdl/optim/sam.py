@@ -1,0 +1,43 @@
+"""Sharpness-aware minimisation (Foret et al. 2020, arXiv:2010.01412)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxdl.core import tree
+from jaxdl.core.errors import InputError
+from jaxdl.core.task import GradFn
+
+
+@dataclass(frozen=True)
+class SAM:
+    """Take the gradient at theta + rho g / |g|, |g| the norm over all the player's parameters."""
+
+    rho: float = 0.05
+
+    def __post_init__(self):
+        """Refuses a radius that does nothing."""
+        if not self.rho > 0:
+            raise InputError(
+                f"rho={self.rho} must be positive; set optim.sam to none to switch SAM off."
+            )
+
+    def wrap(self, grad: GradFn) -> GradFn:
+        """`grad` at the ascended parameters; loss, metrics and model state are of the first pass.
+
+        It wraps accumulation, so that ascent and descent each see every micro-batch.
+        """
+
+        def sharpness_aware(player, params, model_state, batch, key):
+            ascent, sums, aux = grad(player, params, model_state, batch, key)
+            scale = self.rho / jnp.maximum(optax.global_norm(ascent), 1e-12)
+            mine = tree.select(params, player.params)
+            moved = jax.tree.map(lambda p, g: p + scale * g, mine, ascent)
+            grads, _, _ = grad(player, tree.merge(params, moved), model_state, batch, key)
+            return grads, sums, aux
+
+        return sharpness_aware

@@ -1,0 +1,19 @@
+"""Meshes, sharding rules, and the one door from single-device functions to shards."""
+
+from jaxdl.parallel.mesh import make_mesh
+from jaxdl.parallel.per_shard import per_shard
+from jaxdl.parallel.placement import Names, spec
+from jaxdl.parallel.rules import STRATEGIES, constrain, resolve, scope, shardings, unbox
+
+__all__ = [
+    "STRATEGIES",
+    "Names",
+    "constrain",
+    "make_mesh",
+    "per_shard",
+    "resolve",
+    "scope",
+    "shardings",
+    "spec",
+    "unbox",
+]

@@ -1,0 +1,76 @@
+"""Where one tensor's dimensions go on a mesh, and why they cannot."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+
+from jax.sharding import AbstractMesh, Mesh, PartitionSpec
+
+from jaxdl.core.errors import InputError, suggest
+
+Names = Sequence[str | None]
+"""One logical name per dimension; None is never split."""
+Rules = Mapping[str, str | tuple[str, ...] | None]
+
+
+def spec(
+    names: Names, shape: Sequence[int] | None, mesh: Mesh | AbstractMesh, rules: Rules, what: str
+) -> PartitionSpec:
+    """Where the dimensions of one tensor go; `what` names the tensor in errors.
+
+    A `shape` of None, for a tensor that is yet to be computed, leaves sizes unchecked.
+
+    Raises:
+        InputError: on a rank that does not fit, a mesh axis that is absent or asked for twice, or a
+            dimension that does not divide.
+    """
+    check_known(names, rules, what)
+    placed = [rules[name] if name else None for name in names]
+    split = [(axes,) if isinstance(axes, str) else tuple(axes or ()) for axes in placed]
+    _check_axes(names, split, mesh, what)
+    if shape is not None:
+        check_rank(names, shape, what)
+        _check_sizes(names, shape, split, mesh, what)
+    return PartitionSpec(*placed)
+
+
+def check_known(names: Names, vocabulary: Iterable[str], what: str) -> None:
+    """Raises InputError on a name that is not in the vocabulary, with the nearest that is."""
+    for name in filter(None, names):
+        if name not in vocabulary:
+            raise InputError(f"{what}: unknown logical name {name!r}; {suggest(name, vocabulary)}.")
+
+
+def check_rank(names: Names, shape: Sequence[int], what: str) -> None:
+    """Raises InputError unless there is one name per dimension."""
+    if len(names) != len(shape):
+        raise InputError(f"{what}: {len(shape)} dimensions, but {len(names)} names {tuple(names)}.")
+
+
+def _check_axes(names: Names, split, mesh: Mesh | AbstractMesh, what: str) -> None:
+    for axis, uses in Counter(axis for axes in split for axis in axes).items():
+        wanting = [name for name, axes in zip(names, split, strict=True) if axis in axes]
+        if axis not in mesh.shape:
+            raise InputError(
+                f"{what}: the rules put {wanting[0]!r} on mesh axis {axis!r}, which is not there; "
+                f"{suggest(axis, mesh.shape)}."
+            )
+        if uses > 1:
+            raise InputError(
+                f"{what} {tuple(names)}: dimensions {' and '.join(map(repr, wanting))} ask for the "
+                f"same mesh axis {axis!r}; map one of them to None, or to another of: "
+                f"{', '.join(mesh.shape)}."
+            )
+
+
+def _check_sizes(names: Names, shape, split, mesh: Mesh | AbstractMesh, what: str) -> None:
+    for dim, (name, size, axes) in enumerate(zip(names, shape, split, strict=True)):
+        parts = math.prod(mesh.shape[axis] for axis in axes)
+        if size % parts:
+            raise InputError(
+                f"{what}: dimension {dim} ({name!r}) of size {size} does not divide into {parts} "
+                f"parts (mesh axis {' x '.join(axes)}); {math.gcd(size, parts)} parts or size "
+                f"{-(-size // parts) * parts} would, or map {name!r} to None."
+            )

@@ -1,0 +1,145 @@
+"""Logical axis names, and the rules that put them on mesh axes.
+
+A model names the dimensions of its parameters and activations; a strategy is one dict from those
+names to mesh axes; `FSDP = DP | {...}`. The two vocabularies are disjoint, so that a strategy can
+split a weight without splitting the activation of the same width.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+from flax import linen as nn
+from jax import Array
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
+
+from jaxdl.core.errors import InputError, suggest
+from jaxdl.parallel.placement import Names, Rules, check_known, check_rank, spec
+
+PARAMETERS = {
+    "embed": "model width",
+    "mlp": "hidden width",
+    "heads": "heads x head size of queries and outputs",
+    "kv": "heads x head size of keys and values",
+    "vocab": "tokens",
+    "pos": "learned positions",
+    "classes": "outputs of a classifier",
+    "norm": "scales and shifts of normalisation",
+    "conv_in": "input channels",
+    "conv_out": "output channels",
+    "layers": "stacked layers",
+}
+ACTIVATIONS = {
+    "batch": "examples",
+    "time": "sequence positions",
+    "act_embed": "model width",
+    "act_mlp": "hidden width",
+    "act_heads": "attention heads",
+    "act_kv": "heads of keys and values",
+    "act_vocab": "tokens",
+    "act_classes": "outputs of a classifier",
+    "act_conv": "channels",
+}
+
+DP: Rules = dict.fromkeys(PARAMETERS | ACTIVATIONS) | {"batch": "data"}
+FSDP: Rules = DP | {"embed": "data", "conv_out": "data"}
+
+STRATEGIES: dict[str, Rules] = {"dp": DP}
+
+
+def resolve(rules: str | Rules) -> dict[str, Any]:
+    """The full rule dict of a strategy's name or of a dict; a name it omits is not split.
+
+    Raises:
+        InputError: on an unknown strategy or logical name.
+    """
+    if isinstance(rules, str):
+        if rules not in STRATEGIES:
+            raise InputError(f"unknown strategy {rules!r}; {suggest(rules, STRATEGIES)}.")
+        return dict(STRATEGIES[rules])
+    check_known(rules, PARAMETERS | ACTIVATIONS, "rules")
+    lists_as_tuples = {k: tuple(v) if isinstance(v, list) else v for k, v in rules.items()}
+    return dict.fromkeys(PARAMETERS | ACTIVATIONS) | lists_as_tuples
+
+
+def shardings(abstract: Any, mesh: Mesh, rules: str | Rules) -> Any:
+    """The NamedSharding of every leaf of a boxed abstract tree (`jax.eval_shape` of an init).
+
+    A leaf without names is replicated.
+
+    Raises:
+        InputError: naming the leaf, as `spec` does, and on a name that is no parameter name.
+    """
+    rules = resolve(rules)
+
+    def place(path, leaf):
+        what = f"parameter {jax.tree_util.keystr(path, simple=True, separator='/')}"
+        names = leaf.names if _is_boxed(leaf) else (None,) * leaf.ndim
+        check_known(names, PARAMETERS, what)
+        return NamedSharding(mesh, spec(names, unbox(leaf).shape, mesh, rules, what))
+
+    return jax.tree_util.tree_map_with_path(place, abstract, is_leaf=_is_boxed)
+
+
+def unbox(tree: Any) -> Any:
+    """The plain leaves of a boxed tree."""
+    return jax.tree.map(lambda x: x.value if _is_boxed(x) else x, tree, is_leaf=_is_boxed)
+
+
+@contextlib.contextmanager
+def scope(mesh: Mesh | AbstractMesh, rules: str | Rules) -> Iterator[None]:
+    """Traces its body for `mesh` under `rules`; enter it inside the jitted function.
+
+    Rules are no part of jit's cache key: use a fresh `jax.jit` per mesh and rules.
+    """
+    with (
+        jax.sharding.use_abstract_mesh(mesh.abstract_mesh),
+        nn.logical_axis_rules(tuple(resolve(rules).items())),
+    ):
+        yield
+
+
+def context() -> tuple[AbstractMesh, dict[str, Any]] | None:
+    """The mesh and rules of the current `scope`; None without a mesh or inside a manual region."""
+    mesh = jax.sharding.get_abstract_mesh()
+    free = free_axes(mesh)
+    if not free:
+        return None
+    rules = dict(nn.get_logical_axis_rules())
+    if not rules:
+        raise InputError(
+            "a mesh is set without sharding rules; enter `parallel.scope(mesh, rules)`."
+        )
+    return mesh, {name: _only(free, axes) for name, axes in rules.items()}
+
+
+def free_axes(mesh: AbstractMesh) -> frozenset[str]:
+    """The mesh axes that no surrounding shard_map has taken over."""
+    types = zip(mesh.axis_names, mesh.axis_types, strict=True)
+    return frozenset(name for name, kind in types if kind == AxisType.Auto)
+
+
+def constrain(x: Array, names: Names) -> Array:
+    """`x`, laid out as the current rules say for activations of these names; `x` without a mesh.
+
+    Raises:
+        InputError: on a name that is no activation name, or on a rank that does not fit.
+    """
+    what = f"activation of shape {x.shape}"
+    check_known(names, ACTIVATIONS, what)
+    check_rank(names, x.shape, what)
+    here = context()
+    return jax.lax.with_sharding_constraint(x, spec(names, x.shape, *here, what)) if here else x
+
+
+def _only(free: frozenset[str], axes: str | tuple[str, ...] | None):
+    if isinstance(axes, str):
+        return axes if axes in free else None
+    return tuple(axis for axis in axes or () if axis in free) or None
+
+
+def _is_boxed(x: Any) -> bool:
+    return isinstance(x, nn.Partitioned)

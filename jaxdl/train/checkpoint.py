@@ -1,0 +1,246 @@
+"""Checkpoints: Orbax writes the arrays, a manifest with digests makes a step complete.
+
+    checkpoints/00000200/state/          Orbax
+    checkpoints/00000200/manifest.json   shapes, metrics, sha256 of every file; written last
+    checkpoints/writing-00000200/        a step not yet complete, renamed when it is
+
+Orbax restores a flipped byte without complaint, hence the digests.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import shutil
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from orbax.checkpoint import v1 as ocp
+
+from jaxdl.core import tree
+from jaxdl.core.errors import InputError
+from jaxdl.core.records import SCHEMA, write_json
+from jaxdl.train.state import State
+
+log = logging.getLogger("jaxdl")
+MANIFEST = "manifest.json"
+
+
+class Checkpoints:
+    """The checkpoints of one run: the `last` newest and the `best` by `primary` are kept."""
+
+    def __init__(
+        self, directory: Path, *, primary: str = "", mode: str = "max", last: int = 2, best: int = 1
+    ):
+        self.directory, self.primary, self.mode = directory, primary, mode
+        self.last, self.keep_best = last, best
+        self._worker = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._pending: Future | None = None
+
+    def steps(self) -> list[int]:
+        """Complete steps, oldest first."""
+        found = self.directory.glob(f"[0-9]*/{MANIFEST}")
+        return sorted(int(path.parent.name) for path in found)
+
+    def best(self) -> tuple[int, float] | None:
+        """Step and value of the best checkpoint by the primary metric; the earliest of equals."""
+        values = [(s, self._manifest(s)["metrics"].get(self.primary)) for s in self.steps()]
+        values = [(s, v) for s, v in values if v is not None]
+        sign = 1 if self.mode == "max" else -1
+        return max(values, key=lambda item: (sign * item[1], -item[0]), default=None)
+
+    def save(
+        self, step: int, state: State, metrics: Mapping[str, float], hooks: Mapping[str, Any]
+    ) -> None:
+        """Starts writing `state`, then returns; an earlier save is waited for first.
+
+        `metrics` are those of this step's evaluation, `hooks` what the hooks want back on resume.
+
+        Raises:
+            InputError: an earlier save failed, e.g. on a full disk.
+        """
+        self.wait()
+        arrays = _plain(state)
+        if jax.devices()[0].platform == "cpu":
+            # On CPU Orbax holds the buffers themselves, and the next step could not be donated to.
+            arrays = jax.tree.map(jnp.copy, arrays)
+        draft = self.directory / f"writing-{step:08d}"
+        shutil.rmtree(draft, ignore_errors=True)
+        try:
+            draft.mkdir(parents=True)
+            response = ocp.save_pytree_async(draft / "state", arrays)
+        except Exception as error:
+            raise self._failed(step, error) from error
+        manifest = {
+            "schema": SCHEMA,
+            "step": step,
+            "metrics": {k: v for k, v in metrics.items() if k == self.primary},
+            "hooks": hooks,
+            "arrays": _shapes(arrays),
+        }
+        self._pending = self._worker.submit(self._finish, step, draft, response, manifest)
+
+    def wait(self) -> None:
+        """Returns when nothing is being written.
+
+        Raises:
+            InputError: the write failed.
+        """
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending.result()
+
+    def close(self) -> None:
+        """Waits and ends the writing thread."""
+        try:
+            self.wait()
+        finally:
+            self._worker.shutdown()
+
+    def hooks(self, step: int) -> Mapping[str, Any]:
+        """What the hooks left at `step`."""
+        return self._manifest(step)["hooks"]
+
+    def restore(self, abstract: State, *, repair: bool = False) -> State | None:
+        """The newest intact state with the shardings of `abstract`; None when nothing was ever
+        saved.
+
+        A damaged step is reported and the one before is taken; with `repair` it is also moved
+        aside, so that it does not count among the last.
+
+        Raises:
+            InputError: every step is damaged, or they are of another model.
+        """
+        steps = self.steps()
+        for step in reversed(steps):
+            damage = self.damage(step)
+            if not damage:
+                return self.load(step, abstract)
+            log.warning("checkpoint %d is damaged (%s); taking the one before.", step, damage)
+            if repair:
+                target = self._path(step)
+                shutil.rmtree(target.with_name(f"damaged-{target.name}"), ignore_errors=True)
+                target.rename(target.with_name(f"damaged-{target.name}"))
+        if steps:
+            raise InputError(
+                f"every checkpoint in {self.directory} is damaged (steps {steps}); start again "
+                f"with another --run-dir."
+            )
+        return None
+
+    def load(self, step: int, abstract: State) -> State:
+        """The state of `step`, digests unchecked.
+
+        Raises:
+            InputError: it was saved by another model, naming the first differences.
+        """
+        wanted = _plain(abstract)
+        saved, mine = self._manifest(step)["arrays"], _shapes(wanted)
+        if saved != mine:
+            raise InputError(
+                f"checkpoint {step} in {self.directory} is of another model: "
+                f"{_differences(saved, mine)}."
+            )
+        plain = ocp.load_pytree(self._path(step) / "state", wanted)
+        return _state(plain, abstract)
+
+    def damage(self, step: int) -> str:
+        """What is wrong with the files of `step`; empty when nothing is."""
+        root = self._path(step)
+        try:
+            expected = self._manifest(step)["files"]
+        except (OSError, ValueError, KeyError) as error:
+            return f"unreadable manifest: {error}"
+        for name, digest in expected.items():
+            if not (root / name).exists():
+                return f"{name} is missing"
+            if _sha256(root / name) != digest:
+                return f"{name} has changed since it was written"
+        return ""
+
+    def _finish(self, step: int, draft: Path, response: Any, manifest: dict) -> None:
+        """In the writing thread: completes a step, then deletes those no longer kept."""
+        try:
+            response.result()
+            files = sorted(p for p in draft.rglob("*") if p.is_file())
+            manifest["files"] = {p.relative_to(draft).as_posix(): _sha256(p) for p in files}
+            write_json(draft / MANIFEST, manifest)
+            shutil.rmtree(self._path(step), ignore_errors=True)
+            draft.rename(self._path(step))
+        except Exception as error:
+            shutil.rmtree(draft, ignore_errors=True)
+            raise self._failed(step, error) from error
+        self._prune()
+
+    def _prune(self) -> None:
+        steps = self.steps()
+        values = {s: self._manifest(s)["metrics"].get(self.primary) for s in steps}
+        sign = -1 if self.mode == "max" else 1
+        ranked = sorted(
+            (s for s in steps if values[s] is not None), key=lambda s: (sign * values[s], s)
+        )
+        for step in set(steps) - set(steps[-self.last :]) - set(ranked[: self.keep_best]):
+            shutil.rmtree(self._path(step))
+
+    def _failed(self, step: int, error: Exception) -> InputError:
+        left = self.steps()
+        resume = f"resumes from step {left[-1]}" if left else "starts again"
+        return InputError(
+            f"checkpoint {step} could not be written to {self.directory}: {_reason(error)}. Make "
+            f"room or "
+            f"mend the disk, then run the same command again: it {resume}."
+        )
+
+    def _path(self, step: int) -> Path:
+        return self.directory / f"{step:08d}"
+
+    def _manifest(self, step: int) -> dict:
+        return json.loads((self._path(step) / MANIFEST).read_text())
+
+
+def _plain(state: State) -> dict[str, Any]:
+    """The state as a dict of arrays: the key as its words, absent parts left out."""
+    parts = {name: value for name, value in vars(state).items() if value is not None}
+    key = parts["key"]
+    if isinstance(key, jax.ShapeDtypeStruct):
+        words = jax.eval_shape(jax.random.key_data, key)
+        return parts | {"key": words.update(sharding=key.sharding)}
+    return parts | {"key": jax.random.key_data(key)}
+
+
+def _state(plain: dict[str, Any], abstract: State) -> State:
+    key = jax.random.wrap_key_data(plain["key"])
+    return abstract.replace(**plain | {"key": jax.device_put(key, abstract.key.sharding)})
+
+
+def _shapes(arrays: Any) -> dict[str, list]:
+    return {path: [list(x.shape), str(x.dtype)] for path, x in tree.flatten(arrays).items()}
+
+
+def _differences(saved: Mapping, mine: Mapping) -> str:
+    """The first three leaves that differ, parameters before optimizer state."""
+    paths = [p for p in saved | mine if saved.get(p) != mine.get(p)]
+    paths.sort(key=lambda p: not p.startswith("params/"))
+    told = [f"{p} is {_leaf(saved.get(p))} there and {_leaf(mine.get(p))} here" for p in paths[:3]]
+    return "; ".join(told) + (f"; and {len(paths) - 3} more" if len(paths) > 3 else "")
+
+
+def _leaf(shape_and_dtype: list | None) -> str:
+    return "{1}{0}".format(*shape_and_dtype) if shape_and_dtype else "nothing"
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _reason(error: BaseException) -> str:
+    """The innermost cause's first line; Orbax wraps what the system said."""
+    while error.__cause__ or error.__context__:
+        error = error.__cause__ or error.__context__
+    return str(error).strip().split("\n")[0][:200] or type(error).__name__

@@ -1,0 +1,39 @@
+"""Evaluation over a whole split."""
+
+from __future__ import annotations
+
+from jaxdl import data
+from jaxdl.core.errors import InputError
+from jaxdl.metrics import compute, merge
+from jaxdl.train.program import Program
+from jaxdl.train.state import State
+
+
+def evaluation_batches(program: Program, split: str):
+    """`get(n)` and the number of batches of one pass over `split`, in order, the last one padded.
+
+    Raises:
+        InputError: the data have no such split.
+    """
+    config = program.experiment.data
+    source = getattr(config, split)()
+    if source is None:
+        raise InputError(f"{type(config).__name__} has no {split} split.")
+    size = next(iter(program.eval_batch.values())).shape[0]
+    get = data.batches(
+        source,
+        batch=size,
+        seed=program.experiment.seed,
+        transform=config.transform(split),
+        epochs=1,
+        shuffle=False,
+        mesh=program.mesh,
+        spec=program.eval_batch["mask"].sharding.spec,
+    )
+    return get, data.count(source, size)
+
+
+def evaluate(program: Program, state: State, split: str) -> dict[str, float]:
+    """Metrics of `split`, exact over its examples."""
+    get, count = evaluation_batches(program, split)
+    return compute(merge(program.evaluate(state, get(n), n) for n in range(count)))

@@ -1,0 +1,118 @@
+"""The pure functions of an experiment: no mesh, no jit, no I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from operator import attrgetter
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxdl import parallel
+from jaxdl.core import rng, tree
+from jaxdl.core.errors import InputError, suggest
+from jaxdl.core.experiment import Experiment
+from jaxdl.core.precision import policy
+from jaxdl.core.task import Batch, GradFn, Params, Player
+from jaxdl.train import state as states
+from jaxdl.train.grad import accumulate, gradient
+from jaxdl.train.state import State
+from jaxdl.train.step import make_step
+
+
+@dataclass(frozen=True)
+class Functions:
+    """What an experiment computes."""
+
+    init: Callable[[], tuple[Any, Any]]
+    """Parameters boxed with their axis names, and the model state."""
+    create: Callable[[], State]
+    step: Callable[[State, Batch], tuple[State, Any]]
+    evaluate: Callable[[State, Batch, Any], Any]
+    predict: Callable[[State, Batch, Any], Any]
+    players: tuple[Player, ...]
+
+
+def functions(exp: Experiment, batch: Batch, *, unroll: bool) -> Functions:
+    """The experiment's functions for batches of such shapes; `unroll` writes out micro-batch loops.
+
+    Raises:
+        InputError: an optimizer is missing, or the players' patterns overlap or match nothing.
+    """
+    precision = policy(exp.precision)
+    players = exp.task.players(exp.model)
+
+    def init():
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), dict(batch))
+        return exp.task.init(exp.model, rng.fold(rng.root(exp.seed), "init"), zeros)
+
+    txs = _optimizers(exp, players, parallel.unbox(jax.eval_shape(init)[0]))
+
+    def create():
+        params, model_state = parallel.unbox(init())
+        return states.create(params, model_state, players, txs, seed=exp.seed, ema=exp.ema > 0)
+
+    def inferring(fn, rank_promotion):
+        def infer(state, batch, index):
+            params = precision.cast(state.params if state.ema is None else state.ema)
+            with jax.numpy_rank_promotion(rank_promotion):
+                return fn(exp.model, params, state.model, batch, rng.fold(state.key, "eval", index))
+
+        return infer
+
+    grad = _grad(exp, accumulate(gradient(exp.rank_promotion), exp.accumulate, unroll=unroll))
+    return Functions(
+        init=init,
+        create=create,
+        step=make_step(exp.task, exp.model, txs, grad=grad, precision=precision, ema=exp.ema),
+        evaluate=inferring(exp.task.evaluate, exp.rank_promotion),
+        predict=inferring(exp.task.predict, "allow"),
+        players=players,
+    )
+
+
+def _grad(exp: Experiment, grad: GradFn) -> GradFn:
+    """`grad`, sharpness-aware for the players whose optimizer says so."""
+
+    def chosen(player, *args):
+        sam = getattr(attrgetter(player.optim)(exp), "sam", None)
+        return (sam.wrap(grad) if sam else grad)(player, *args)
+
+    return chosen
+
+
+def _optimizers(
+    exp: Experiment, players: tuple[Player, ...], params: Params
+) -> Mapping[str, optax.GradientTransformation]:
+    """One Optax chain per player, built on its own parameters and its own number of updates."""
+    paths, owner, txs = list(tree.flatten(params)), {}, {}
+    for player in players:
+        try:
+            optim = attrgetter(player.optim)(exp)
+        except AttributeError as error:
+            raise InputError(
+                f"player {player.name!r} takes its optimizer from {player.optim!r}, which the "
+                f"experiment "
+                f"lacks ({error}); make `optim` a frozen dataclass with one optimizer per player."
+            ) from None
+        if not hasattr(optim, "build"):
+            raise InputError(
+                f"{player.optim} is {type(optim).__name__}, which has no build(steps, params)."
+            )
+        mine = [path for path in paths if tree.matches(path, player.params)]
+        if not mine:
+            raise InputError(
+                f"player {player.name!r}: no parameter matches {player.params!r}; "
+                f"{suggest(player.params, paths)}."
+            )
+        for path in mine:
+            if owner.setdefault(path, player.name) != player.name:
+                raise InputError(
+                    f"players {owner[path]!r} and {player.name!r} both claim {path!r}."
+                )
+        updates = -(-exp.steps // player.every)
+        txs[player.name] = optim.build(updates, tree.select(params, player.params))
+    return txs

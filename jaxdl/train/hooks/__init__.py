@@ -1,0 +1,9 @@
+"""Hooks: what happens between updates. Each owns its cadence; none knows another."""
+
+from jaxdl.train.hooks.evaluate import Evaluate
+from jaxdl.train.hooks.histograms import Histograms
+from jaxdl.train.hooks.log import Log
+from jaxdl.train.hooks.plateau import EarlyStop, ReduceOnPlateau
+from jaxdl.train.hooks.save import Save
+
+__all__ = ["EarlyStop", "Evaluate", "Histograms", "Log", "ReduceOnPlateau", "Save"]

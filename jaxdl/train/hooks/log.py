@@ -1,0 +1,145 @@
+"""Training metrics, written every so many updates."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxdl.core.errors import InputError
+from jaxdl.core.hook import Stop
+from jaxdl.core.task import Metric
+from jaxdl.metrics import compute, merge
+
+log = logging.getLogger("jaxdl")
+
+
+@dataclass(frozen=True)
+class Log:
+    """Writes the metrics of the last `every` updates, merged, and the rate of training.
+
+    A record is written one interval late, so that nothing waits for the device. A whole interval
+    without one finite gradient ends the run.
+    """
+
+    every: int = 50
+
+    def __post_init__(self):
+        """Refuses a cadence that never comes."""
+        if self.every < 1:
+            raise InputError(f"every={self.every} must be at least 1.")
+
+    def open(self, program: Any, run: Any) -> LogHook:
+        """The hook."""
+        return LogHook(self.every, program, run)
+
+
+class LogHook:
+    """See `Log`."""
+
+    def __init__(self, every: int, program: Any, run: Any):
+        self._every, self._program, self._run = every, program, run
+        self._examples = next(iter(program.batch.values())).shape[0]
+        self._since = _Interval()
+        self._ready: _Interval | None = None
+        self._clock: tuple[int, float] | None = None
+
+    def __call__(self, step: int, state: Any, metrics: Mapping[str, Metric]) -> None:
+        """Notes the metrics; writes those of the interval before."""
+        self._since.add(step, metrics)
+        if self._clock is None:  # the first update's time is compilation
+            self._clock = step, time.perf_counter()
+        if step % self._every == 0:
+            ready, self._ready = self._ready, self._closed(step)
+            if ready and self._write(ready) == 1:
+                raise Stop(
+                    f"no finite gradient in the {self._every} updates up to step {ready.step}; "
+                    "lower optim.peak_lr or set optim.clip.",
+                    status="failed",
+                    code=1,
+                )
+
+    def close(self) -> None:
+        """Writes what is left."""
+        for interval in (self._ready, self._closed(self._since.step)):
+            if interval and interval.merged():
+                self._write(interval)
+        self._ready = None
+
+    def snapshot(self) -> dict[str, Any]:
+        """What a checkpoint keeps, so that a resumed run writes the very same records."""
+        return {
+            name: i and i.snapshot() for name, i in (("ready", self._ready), ("since", self._since))
+        }
+
+    def resume(self, saved: Mapping[str, Any]) -> None:
+        """Goes on from a snapshot."""
+        _, metrics = self._program.step.eval_shape(self._program.abstract, self._program.batch)
+        structure = jax.tree.structure(metrics)
+        self._since = _Interval.of(saved["since"], structure)
+        # A run killed after the checkpoint may have written this record already.
+        written = {record.step for record in self._run.records if record.split == "train"}
+        if saved["ready"] and saved["ready"]["step"] not in written:
+            self._ready = _Interval.of(saved["ready"], structure)
+
+    def _closed(self, step: int) -> _Interval:
+        """The interval that ends here, with its rate; a new one begins."""
+        closed, self._since = self._since, _Interval()
+        if self._clock:
+            (then, start), now = self._clock, time.perf_counter()
+            self._clock = step, now
+            if step > then:
+                seconds = (now - start) / (step - then)
+                closed.perf = {
+                    "step_ms": 1e3 * seconds,
+                    "examples_per_second": self._examples / seconds,
+                }
+        return closed
+
+    def _write(self, interval: _Interval) -> float:
+        """Writes the records of an interval; the share of its updates that was left out."""
+        values = compute(interval.merged())
+        self._run.write(interval.step, "train", values)
+        if interval.perf:
+            self._run.write(interval.step, "perf", interval.perf)
+        skipped = values.get("skipped", 0.0)
+        if skipped:
+            log.warning(
+                "up to step %d %.0f%% of the updates were left out: their gradients were not "
+                "finite.",
+                interval.step,
+                100 * skipped,
+            )
+        return skipped
+
+
+class _Interval:
+    """Metric states of consecutive updates, merged only when somebody waits for them."""
+
+    def __init__(self, step: int = 0, states: Sequence[Mapping[str, Metric]] = ()):
+        self.step, self._states = step, list(states)
+        self.perf: dict[str, float] = {}
+
+    def add(self, step: int, metrics: Mapping[str, Metric]) -> None:
+        self.step = step
+        self._states.append(metrics)
+
+    def merged(self) -> Mapping[str, Metric]:
+        self._states = [merge(self._states)] if self._states else []
+        return self._states[0] if self._states else {}
+
+    def snapshot(self) -> dict[str, Any]:
+        leaves = jax.tree.leaves(self.merged())
+        return {"step": self.step, "leaves": [np.asarray(x).tolist() for x in leaves]}
+
+    @classmethod
+    def of(cls, saved: Mapping[str, Any], structure: Any) -> _Interval:
+        if not saved["leaves"]:
+            return cls(saved["step"])
+        leaves = [np.asarray(x) for x in saved["leaves"]]
+        return cls(saved["step"], [jax.tree.unflatten(structure, leaves)])

@@ -1,0 +1,41 @@
+"""The loop: steps and hooks, nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from jaxdl.core.hook import Hook, Stop
+from jaxdl.core.task import Batch
+from jaxdl.train.state import State
+
+
+def train(
+    step_fn: Callable,
+    state: State,
+    batches: Callable[[int], Batch],
+    steps: int,
+    hooks: Sequence[Hook] = (),
+) -> tuple[State, Stop | None]:
+    """The state after `steps` updates in all, of which `state` may have made some, and what ended
+    it early.
+
+    Hooks see every update in the order given. When one raises `Stop`, the others still see that
+    update; any other exception names the hook.
+    """
+    step, cursor, stop = int(state.step), int(state.cursor), None
+    while step < steps and stop is None:
+        state, metrics = step_fn(state, batches(cursor))
+        step, cursor = step + 1, cursor + 1
+        for hook in hooks:
+            try:
+                replaced = hook(step, state, metrics)
+            except Stop as raised:
+                stop = stop or raised
+                continue
+            except Exception as error:
+                error.add_note(f"raised by the hook {type(hook).__name__} after update {step}")
+                raise
+            if replaced is not None:
+                state = replaced
+                step, cursor = int(state.step), int(state.cursor)
+    return state, stop

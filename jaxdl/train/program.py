@@ -1,0 +1,39 @@
+"""What `build` makes of an experiment: compiled functions and the shapes they take."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from jax.sharding import Mesh
+
+from jaxdl.core.experiment import Experiment
+from jaxdl.core.task import Batch, Metric, Player
+from jaxdl.train.state import State
+
+
+@dataclass(frozen=True)
+class Program:
+    """An experiment on a mesh. Train, eval, plan, bench, profile and replay all use this one
+    object."""
+
+    experiment: Experiment
+    players: tuple[Player, ...]
+    init: Callable[[], State]
+    """The sharded state before the first update."""
+    step: Any
+    """Jitted `(state, batch) -> (state, metrics)`; the state is donated. `.lower(abstract,
+    batch)` works."""
+    evaluate: Callable[[State, Batch, int], Mapping[str, Metric]]
+    """Metric states of evaluation batch i, with averaged parameters where the state holds them."""
+    predict: Callable[[State, Batch, int], Any]
+    """The task's predictions for evaluation batch i."""
+    abstract: State
+    """Shapes, dtypes and shardings of the state."""
+    batch: Batch
+    """Those of a training batch."""
+    eval_batch: Batch
+    """Those of an evaluation batch, `mask` included."""
+    mesh: Mesh
+    rules: Mapping[str, Any]

@@ -1,0 +1,60 @@
+"""The train state: everything that resuming needs, as one frozen pytree."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import chex
+import jax.numpy as jnp
+import optax
+from jax import Array
+
+from jaxdl.core import rng, tree
+from jaxdl.core.task import ModelState, Params, Player
+
+
+@chex.dataclass(frozen=True, mappable_dataclass=False)
+class State:
+    """Plain (unboxed) arrays; checkpoints hold exactly this."""
+
+    step: Array
+    """int32, updates attempted."""
+    cursor: Array
+    """int32, the next batch's index; equals `step` unless data was skipped or rolled back."""
+    params: Params
+    """Master parameters, float32."""
+    model: ModelState
+    """Persistent collections such as `batch_stats`."""
+    opt: Mapping[str, optax.OptState]
+    """Optimizer states by player."""
+    key: Array
+    """The run's root key, never advanced; fold in step, then purpose, then micro-batch."""
+    skipped: Array
+    """int32, updates left out because a gradient was not finite."""
+    scale: Any | None = None
+    """Loss scale of float16 training."""
+    ema: Params | None = None
+    """Averaged parameters, where the experiment asks for them."""
+
+
+def create(
+    params: Params,
+    model_state: ModelState,
+    players: tuple[Player, ...],
+    txs: Mapping[str, optax.GradientTransformation],
+    *,
+    seed: int,
+    ema: bool,
+) -> State:
+    """The state before the first update."""
+    return State(
+        step=jnp.int32(0),
+        cursor=jnp.int32(0),
+        params=params,
+        model=model_state,
+        opt={p.name: txs[p.name].init(tree.select(params, p.params)) for p in players},
+        key=rng.root(seed),
+        ema=params if ema else None,
+        skipped=jnp.int32(0),
+    )

@@ -1,0 +1,46 @@
+"""What every test runs under: 8 CPU devices, strict ranks, one compilation cache, recorded rows."""
+
+import importlib.util
+import os
+import shutil
+from pathlib import Path
+
+import hypothesis
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+DEVICES = "--xla_force_host_platform_device_count"
+
+# The environment, not jax.config: child processes inherit it, and jax need not be imported here.
+if DEVICES not in os.environ.get("XLA_FLAGS", ""):
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {DEVICES}=8".strip()
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
+os.environ["JAX_COMPILATION_CACHE_DIR"] = str(ROOT / "build" / "jax-cache")
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.5"
+# A size limit makes jax lock the cache; without one, parallel workers read half-written entries.
+os.environ["JAX_COMPILATION_CACHE_MAX_SIZE"] = str(2**30)
+
+# Same examples every time; compilation makes any deadline a coin toss.
+hypothesis.settings.register_profile("jaxdl", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("jaxdl")
+
+NEEDS = {
+    "gpu": lambda: "cuda" in os.environ["JAX_PLATFORMS"] and shutil.which("nvidia-smi"),
+    "tpu_aot": lambda: importlib.util.find_spec("libtpu"),
+    "gpu_aot": lambda: importlib.util.find_spec("jax_cuda13_plugin"),
+}
+
+
+def pytest_configure(config):
+    # Loaded by path: with --import-mode=importlib, tests/ is on no path.
+    spec = importlib.util.spec_from_file_location("rows", Path(__file__).with_name("rows.py"))
+    rows = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(rows)
+    config.pluginmanager.register(rows.Recorder(), "rows")
+
+
+def pytest_runtest_setup(item):
+    for name, present in NEEDS.items():
+        if item.get_closest_marker(name) and not present():
+            pytest.skip(f"this machine has nothing for {name!r}")

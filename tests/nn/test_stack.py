@@ -1,0 +1,100 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+
+from jaxdl.core.errors import InputError
+from jaxdl.core.part import Part
+from jaxdl.nn import Stack, batch_norm, dense, dropout
+from jaxdl.nn.stack import REMAT
+
+KEY, DEPTH = jax.random.key(0), 3
+X = jax.random.normal(KEY, (4, 8))
+
+
+class Layer(nn.Module):
+    rate: float = 0.0
+
+    @nn.compact
+    def __call__(self, x, *, train=False):
+        y = jnp.tanh(dense(x.shape[-1], name="dense")(batch_norm(train, name="norm")(x)))
+        return x + dropout(self.rate, train)(y)
+
+
+def run(apply, variables):
+    """Loss, new statistics and gradients in training mode."""
+
+    def loss(params):
+        y, new = apply({**variables, "params": params})
+        return (y**2).sum(), new
+
+    return jax.value_and_grad(loss, has_aux=True)(variables["params"])
+
+
+def scanned(stack):
+    keys = {"dropout": jax.random.key(1)}
+    return lambda v: stack.apply(v, X, train=True, mutable=["batch_stats"], rngs=keys)
+
+
+def unrolled(variables):
+    x, states = X, []
+    for i in range(DEPTH):
+        one = {
+            kind: jax.tree.map(lambda a, i=i: a[i], tree["layers"])
+            for kind, tree in variables.items()
+        }
+        x, state = Layer().apply(one, x, train=True, mutable=["batch_stats"])
+        states.append(state["batch_stats"])
+    return x, {"batch_stats": {"layers": jax.tree.map(lambda *a: jnp.stack(a), *states)}}
+
+
+def test_a_stack_is_the_unrolled_loop_in_loss_statistics_and_gradients():
+    stack = Stack(Part(Layer), DEPTH)
+    variables = nn.unbox(jax.jit(stack.init)(KEY, X))
+    close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)  # noqa: E731
+    loop = jax.jit(lambda v: run(unrolled, v))(variables)
+    jax.tree.map(close, jax.jit(lambda v: run(scanned(stack), v))(variables), loop)
+
+
+@pytest.mark.parametrize("remat", [name for name in REMAT if name != "none"])
+def test_remat_changes_nothing_but_memory(remat):
+    block = Part(Layer, rate=0.5)
+    variables = nn.unbox(jax.jit(Stack(block, DEPTH).init)(KEY, X))
+    plain = jax.jit(lambda v: run(scanned(Stack(block, DEPTH)), v))(variables)
+    again = jax.jit(lambda v: run(scanned(Stack(block, DEPTH, remat)), v))(variables)
+    close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6)  # noqa: E731
+    jax.tree.map(close, plain, again)
+
+
+def test_layers_are_named_start_apart_and_drop_apart():
+    stack = Stack(Part(Layer, rate=0.5), DEPTH)
+    boxed = jax.jit(stack.init)(KEY, X)
+    kernel = boxed["params"]["layers"]["dense"]["kernel"]
+    assert kernel.names == ("layers", "embed", "mlp")
+    assert kernel.value.shape == (DEPTH, 8, 8)
+    assert not jnp.array_equal(kernel.value[0], kernel.value[1])
+    variables, keys = nn.unbox(boxed), {"dropout": jax.random.key(1)}
+    # With equal layers that add a constant, only the masks can differ.
+    same = jax.tree.map(jnp.zeros_like, variables["params"])
+    same["layers"]["dense"]["bias"] += 1.0
+    y = stack.apply(
+        variables | {"params": same},
+        jnp.zeros((64, 8)),
+        train=True,
+        rngs=keys,
+        mutable=["batch_stats"],
+    )[0]
+    assert len(jnp.unique(jnp.round(y / (2 * jnp.tanh(1.0))))) == DEPTH + 1
+
+
+@pytest.mark.parametrize(
+    ("stack", "says"),
+    [
+        (Stack(Part(Layer), 2, "ful"), "unknown remat 'ful'; did you mean 'full'"),
+        (Stack(Part(Layer), 0), "depth=0 must be at least 1"),
+    ],
+)
+def test_what_cannot_be_stacked_is_refused(stack, says):
+    with pytest.raises(InputError, match=says):
+        stack.init(KEY, X)
