@@ -1,7 +1,9 @@
 """Digits in half a minute: does a small ResNet with shifted crops read handwritten digits?
 
 Data:   scikit-learn's 8x8 digits; 1,197 to train, 240 to validate, 360 to test.
-Expect: TODO
+Expect: test accuracy 0.992 to 0.997 (seeds 0 to 4), 0.975 at the least; 10 to 20 s of training on 2
+        CPU cores. One seed each: no_crop .994, no_decay .994, smoothing .983, small .958. 360 test
+        digits resolve no difference under a point; only `small` is clearly worse.
 Run:    jaxdl train experiments/quickstart.py
 """
 

@@ -15,14 +15,14 @@ from jaxdl.train import Evaluate, Log, Save
 
 
 def base() -> Experiment:
-    """A GPT of 3 blocks of width 128, 600 updates of 16 windows of 128 bytes."""
+    """A GPT of 2 blocks of width 128, 500 updates of 16 windows of 128 bytes."""
     return Experiment(
-        model=GPT(vocab=256, width=128, depth=3, heads=4, seq=128, dropout=0.0),
+        model=GPT(vocab=256, width=128, depth=2, heads=4, seq=128),
         task=LanguageModel(),
         data=TextBytes(files=("*.md", "jaxdl/**/*.py", "kernels/**/*.md"), seq=128, batch=16),
-        optim=AdamW(peak_lr=3e-3, b2=0.99, decay=0.1, clip=1.0, schedule=Cosine(warmup=60, end=0.1)),
-        steps=600,
-        hooks=(Log(every=25), Evaluate(every=200), Save(every=200)),
+        optim=AdamW(peak_lr=3e-3, b2=0.99, decay=0.1, clip=1.0, schedule=Cosine(warmup=50, end=0.1)),
+        steps=500,
+        hooks=(Log(every=25), Evaluate(every=100), Save(every=100)),
     )
 
 

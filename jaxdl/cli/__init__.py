@@ -43,13 +43,13 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(name: str, rest: list[str]) -> int:
-    import tyro
-
     from jaxdl.core.errors import InputError
 
     _log_to_stderr()
     module, function = COMMANDS[name][0].split(":")
     try:
+        import tyro
+
         command = getattr(importlib.import_module(module), function)
         return tyro.cli(command, args=rest, prog=f"jaxdl {name}") or 0
     except SystemExit as end:

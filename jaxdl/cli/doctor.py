@@ -25,7 +25,7 @@ Run = Annotated[tyro.conf.Positional[Path | None], tyro.conf.arg(metavar="[RUN]"
 Check = tuple[str, bool, str]
 
 
-def doctor(run: Run = None, json: bool = False) -> int:
+def doctor(run: Run = None, json: screen.Flag = False) -> int:
     """Check the installation, or the integrity of every checkpoint of a run.
 
     Example: jaxdl doctor runs/quickstart/base-1a2b3c4d
@@ -77,7 +77,7 @@ def _version(name: str) -> tuple[bool, str]:
 def _checkpoints(run: Path) -> list[Check]:
     records.read_passport(run)
     saved = Checkpoints(run / records.CHECKPOINTS)
-    steps = saved.steps()
+    steps = saved.folders()
     if not steps:
         return [("checkpoints", False, "there is none yet")]
     damages = {step: saved.damage(step) for step in steps}

@@ -24,8 +24,8 @@ Run = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
 def evaluate(
     run: Run,
     split: Literal["test", "valid", "train"] = "test",
-    last: bool = False,
-    json: bool = False,
+    last: screen.Flag = False,
+    json: screen.Flag = False,
 ) -> int:
     """Evaluate a run's best checkpoint by its primary metric.
 

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import rich
+import tyro
 from rich.table import Table
 
 from jaxdl.core.records import Result
 from jaxdl.nn import table as model_table
 from jaxdl.train import Program
 
+Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
+"""A flag without its `--no-` twin."""
 MODEL_DEPTH = 3
 """Modules nested deeper are counted in the one above."""
 
@@ -35,12 +38,14 @@ def print_model(program: Program) -> None:
     shown.add_column("parameters", justify="right")
     shown.add_column("FLOPs / example", justify="right")
     for row in counted.rows:
-        if row.path.count("/") < MODEL_DEPTH:
+        *above, name = row.path.split("/")
+        if len(above) < MODEL_DEPTH:
             inside = (r.flops for r in counted.rows if f"{r.path}/".startswith(f"{row.path}/"))
-            flops = sum(inside) // examples
-            shown.add_row(row.path, row.type, str(row.shape), f"{row.params:,}", f"{flops:,}")
-    total = counted.flops // examples
-    shown.add_row("total", "", "", f"{counted.params:,}", f"{total:,}", style="bold")
+            shape = str(row.shape).replace(f"({examples},", "(B,", 1)
+            flops = f"{sum(inside) // examples:,}"
+            shown.add_row("  " * len(above) + name, row.type, shape, f"{row.params:,}", flops)
+    total = f"{counted.flops // examples:,}"
+    shown.add_row("total", "", "", f"{counted.params:,}", total, style="bold")
     rich.print(shown)
 
 

@@ -21,8 +21,12 @@ Edits = Annotated[
     tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(name="set", metavar="PATH=VALUE")
 ]
 
+Directory = Annotated[Path | None, tyro.conf.arg(metavar="DIR")]
 
-def train(exp: Spec, edits: Edits = (), run_dir: Path | None = None, json: bool = False) -> int:
+
+def train(
+    exp: Spec, edits: Edits = (), run_dir: Directory = None, json: screen.Flag = False
+) -> int:
     """Train an experiment. The same command again resumes it, or prints a finished run's result.
 
     Example: jaxdl train experiments/quickstart.py:no_crop --set optim.peak_lr=1e-3 --set seed=1
@@ -37,14 +41,14 @@ def train(exp: Spec, edits: Edits = (), run_dir: Path | None = None, json: bool 
         json: print only the result, as one JSON object.
     """
     experiment, variant = load_experiment(exp, edits)
-    stem = Path(exp.partition(".py")[0]).name
+    stem = Path(exp.rpartition(".py")[0]).name
     place = run_dir or Path("runs") / stem / f"{variant}-{digest(experiment)}"
 
     def watch(program, run):
         if json:
             return ()
-        device = program.mesh.devices.flat[0].device_kind
-        print(f"{exp} on {program.mesh.size} x {device}, into {place}")
+        devices = f"{program.mesh.size} device" + "s" * (program.mesh.size > 1)
+        print(f"{exp} on {devices} ({program.mesh.devices.flat[0].device_kind}), into {place}")
         screen.print_model(program)
         return (ProgressHook(experiment.steps, run),)
 

@@ -38,8 +38,9 @@ def dense(
 def conv(
     features: int, kernel: int, stride: int = 1, *, bias: bool = True, name: str | None = None
 ) -> nn.Conv:
-    """Square convolution of odd `kernel`, padded by half of it, with the initialiser of
-    He et al. 2015 (arXiv:1502.01852, fan-out).
+    """A square convolution of odd `kernel`, padded by half of it.
+
+    Weights start as in He et al. 2015 (arXiv:1502.01852, fan-out).
 
     Shapes: x [B, H, W, C] -> [B, ceil(H / stride), ceil(W / stride), features].
     """

@@ -34,7 +34,7 @@ class SAM:
 
         def sharpness_aware(player, params, model_state, batch, key):
             ascent, sums, aux = grad(player, params, model_state, batch, key)
-            scale = self.rho / jnp.maximum(optax.global_norm(ascent), 1e-12)
+            scale = self.rho / jnp.maximum(optax.tree.norm(ascent), 1e-12)
             mine = tree.select(params, player.params)
             moved = jax.tree.map(lambda p, g: p + scale * g, mine, ascent)
             grads, _, _ = grad(player, tree.merge(params, moved), model_state, batch, key)

@@ -11,6 +11,9 @@ from matplotlib.figure import Figure
 
 SAMPLES = "samples.png"
 GRID = (3, 8)
+"""Rows and columns of images."""
+ROWS, WIDTH = 8, 64
+"""Lines of text and bytes in each."""
 
 
 def captions(batch: Mapping[str, Any], outputs: Mapping[str, Any]) -> list[str]:
@@ -38,7 +41,9 @@ def draw_samples(
         told = np.array(captions(batch, outputs))[order]
         figure = _images(batch["image"][order], list(told))
     elif "tokens" in batch and outputs["logits"].shape[-1] <= 256:
-        figure = _text(batch["tokens"][0, 1:], outputs["token"][0], outputs["probability"][0])
+        figure = _text(
+            batch["tokens"][:, 1:].ravel(), *(outputs[k].ravel() for k in ("token", "probability"))
+        )
     else:
         return None
     figure.savefig(directory / SAMPLES, dpi=110)
@@ -48,6 +53,8 @@ def draw_samples(
 def _images(images: np.ndarray, told: list[str] | None) -> Figure:
     rows, columns = GRID
     figure = Figure(figsize=(1.5 * columns, 1.75 * rows), layout="constrained")
+    if told:
+        figure.suptitle("predicted class and its probability, the least certain first")
     low, high = float(images.min()), float(images.max())
     for i, image in enumerate(images[: rows * columns]):
         axes = figure.add_subplot(rows, columns, i + 1)
@@ -61,31 +68,24 @@ def _images(images: np.ndarray, told: list[str] | None) -> Figure:
     return figure
 
 
-def _text(truth: np.ndarray, said: np.ndarray, sure: np.ndarray, width: int = 64) -> Figure:
-    """Each true byte over the predicted one; darker where the model was surer, red where it was
-    wrong."""
-    rows = min(8, -(-len(truth) // width))
-    figure = Figure(figsize=(11, 0.62 * rows + 0.5))
-    axes = figure.add_axes((0.01, 0.01, 0.98, 0.9))
-    axes.set(
-        xlim=(0, width),
-        ylim=(2.4 * rows, 0),
-        title="text, and the next byte predicted at each place",
+def _text(truth: np.ndarray, said: np.ndarray, sure: np.ndarray) -> Figure:
+    """Each true byte above the predicted one: green where right, red where wrong, darker when surer."""
+    truth, said, sure = (
+        x[: len(x) // WIDTH * WIDTH].reshape(-1, WIDTH)[:ROWS] for x in (truth, said, sure)
     )
+    figure = Figure(figsize=(11, 0.55 * len(truth) + 0.6))
+    axes = figure.add_axes((0.01, 0.01, 0.98, 0.98))
+    axes.set(xlim=(0, WIDTH), ylim=(2.4 * len(truth), -1.6))
     axes.axis("off")
-    for i in range(min(len(truth), rows * width)):
-        x, y = i % width, 2.4 * (i // width)
-        wrong = truth[i] != said[i]
-        shade = (0.8, 0.1, 0.1) if wrong else (0.1, 0.4, 0.1)
-        axes.text(x, y + 1, _glyph(truth[i]), family="monospace", fontsize=10)
-        axes.text(
-            x,
-            y + 1.9,
-            _glyph(said[i]),
-            family="monospace",
-            fontsize=10,
-            color=(*shade, 0.25 + 0.75 * float(sure[i])),
-        )
+    axes.text(
+        0, -0.6, "text, and below it the next byte predicted (green right, red wrong, pale unsure)"
+    )
+    for (row, x), byte in np.ndenumerate(truth):
+        right = said[row, x] == byte
+        color = (0.1, 0.4, 0.1) if right else (0.8, 0.1, 0.1)
+        shade = (*color, 0.25 + 0.75 * float(sure[row, x]))
+        for y, glyph, ink in ((1.0, byte, "black"), (1.9, said[row, x], shade)):
+            axes.text(x, 2.4 * row + y, _glyph(glyph), family="monospace", fontsize=10, color=ink)
     return figure
 
 

@@ -12,9 +12,11 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,8 @@ from jaxdl.train.state import State
 
 log = logging.getLogger("jaxdl")
 MANIFEST = "manifest.json"
+DAMAGE = (OSError, ValueError, KeyError, TypeError, AttributeError)
+"""What reading a damaged manifest may raise."""
 
 
 class Checkpoints:
@@ -44,15 +48,15 @@ class Checkpoints:
 
     def steps(self) -> list[int]:
         """Complete steps, oldest first."""
-        found = self.directory.glob(f"[0-9]*/{MANIFEST}")
-        return sorted(int(path.parent.name) for path in found)
+        return [step for step in self.folders() if (self._path(step) / MANIFEST).exists()]
+
+    def folders(self) -> list[int]:
+        """Steps that were complete once, damaged ones included, oldest first."""
+        return sorted(int(p.name) for p in self.directory.glob("[0-9]*") if p.name.isdigit())
 
     def best(self) -> tuple[int, float] | None:
         """Step and value of the best checkpoint by the primary metric; the earliest of equals."""
-        values = [(s, self._manifest(s)["metrics"].get(self.primary)) for s in self.steps()]
-        values = [(s, v) for s, v in values if v is not None]
-        sign = 1 if self.mode == "max" else -1
-        return max(values, key=lambda item: (sign * item[1], -item[0]), default=None)
+        return next(iter(self._ranked()), None)
 
     def save(
         self, step: int, state: State, metrics: Mapping[str, float], hooks: Mapping[str, Any]
@@ -66,14 +70,14 @@ class Checkpoints:
         """
         self.wait()
         arrays = _plain(state)
-        if jax.devices()[0].platform == "cpu":
+        if next(iter(state.step.devices())).platform == "cpu":
             # On CPU Orbax holds the buffers themselves, and the next step could not be donated to.
             arrays = jax.tree.map(jnp.copy, arrays)
         draft = self.directory / f"writing-{step:08d}"
         shutil.rmtree(draft, ignore_errors=True)
         try:
             draft.mkdir(parents=True)
-            response = ocp.save_pytree_async(draft / "state", arrays)
+            response = ocp.save_async(draft / "state", arrays)
         except Exception as error:
             raise self._failed(step, error) from error
         manifest = {
@@ -116,22 +120,24 @@ class Checkpoints:
         Raises:
             InputError: every step is damaged, or they are of another model.
         """
-        steps = self.steps()
-        for step in reversed(steps):
+        damaged, folders = [], self.folders()
+        for step in reversed(folders):
             damage = self.damage(step)
             if not damage:
-                return self.load(step, abstract)
+                break
             log.warning("checkpoint %d is damaged (%s); taking the one before.", step, damage)
-            if repair:
-                target = self._path(step)
-                shutil.rmtree(target.with_name(f"damaged-{target.name}"), ignore_errors=True)
-                target.rename(target.with_name(f"damaged-{target.name}"))
-        if steps:
-            raise InputError(
-                f"every checkpoint in {self.directory} is damaged (steps {steps}); start again "
-                f"with another --run-dir."
-            )
-        return None
+            damaged.append(step)
+        else:
+            if damaged:
+                raise InputError(
+                    f"every checkpoint in {self.directory} is damaged (steps {folders}); start "
+                    f"again with another --run-dir."
+                )
+            step = None
+        state = None if step is None else self.load(step, abstract)
+        if repair:
+            self._repair(damaged)
+        return state
 
     def load(self, step: int, abstract: State) -> State:
         """The state of `step`, digests unchecked.
@@ -146,15 +152,20 @@ class Checkpoints:
                 f"checkpoint {step} in {self.directory} is of another model: "
                 f"{_differences(saved, mine)}."
             )
-        plain = ocp.load_pytree(self._path(step) / "state", wanted)
+        plain = ocp.load(self._path(step) / "state", wanted)
         return _state(plain, abstract)
 
     def damage(self, step: int) -> str:
         """What is wrong with the files of `step`; empty when nothing is."""
         root = self._path(step)
         try:
-            expected = self._manifest(step)["files"]
-        except (OSError, ValueError, KeyError) as error:
+            manifest = self._manifest(step)
+            if manifest.pop("digest") != _digest(manifest):
+                return f"{MANIFEST} has changed since it was written"
+            expected = dict(manifest["files"])
+        except FileNotFoundError:
+            return f"{MANIFEST} is missing"
+        except DAMAGE as error:
             return f"unreadable manifest: {error}"
         for name, digest in expected.items():
             if not (root / name).exists():
@@ -169,7 +180,7 @@ class Checkpoints:
             response.result()
             files = sorted(p for p in draft.rglob("*") if p.is_file())
             manifest["files"] = {p.relative_to(draft).as_posix(): _sha256(p) for p in files}
-            write_json(draft / MANIFEST, manifest)
+            write_json(draft / MANIFEST, manifest | {"digest": _digest(manifest)})
             shutil.rmtree(self._path(step), ignore_errors=True)
             draft.rename(self._path(step))
         except Exception as error:
@@ -177,15 +188,30 @@ class Checkpoints:
             raise self._failed(step, error) from error
         self._prune()
 
+    def _repair(self, damaged: Sequence[int]) -> None:
+        """Moves damaged steps aside and deletes what a killed run was writing."""
+        for target in map(self._path, damaged):
+            aside = target.with_name(f"damaged-{target.name}")
+            shutil.rmtree(aside, ignore_errors=True)
+            target.rename(aside)
+        for draft in self.directory.glob("writing-*"):
+            log.warning("%s was not complete when the run ended; it is deleted.", draft.name)
+            shutil.rmtree(draft)
+
     def _prune(self) -> None:
-        steps = self.steps()
-        values = {s: self._manifest(s)["metrics"].get(self.primary) for s in steps}
-        sign = -1 if self.mode == "max" else 1
-        ranked = sorted(
-            (s for s in steps if values[s] is not None), key=lambda s: (sign * values[s], s)
-        )
-        for step in set(steps) - set(steps[-self.last :]) - set(ranked[: self.keep_best]):
+        steps, best = self.steps(), [step for step, _ in self._ranked()[: self.keep_best]]
+        for step in set(steps) - set(steps[-self.last :]) - set(best):
             shutil.rmtree(self._path(step))
+
+    def _ranked(self) -> list[tuple[int, float]]:
+        """Steps and values of the primary metric, best and earliest first; NaN is no value."""
+        values = {}
+        for step in self.steps():
+            with suppress(*DAMAGE):  # an unreadable manifest is `restore`'s to report
+                values[step] = self._manifest(step)["metrics"].get(self.primary, math.nan)
+        sign = -1 if self.mode == "max" else 1
+        known = [(step, value) for step, value in values.items() if not math.isnan(value)]
+        return sorted(known, key=lambda item: (sign * item[1], item[0]))
 
     def _failed(self, step: int, error: Exception) -> InputError:
         left = self.steps()
@@ -232,6 +258,10 @@ def _differences(saved: Mapping, mine: Mapping) -> str:
 
 def _leaf(shape_and_dtype: list | None) -> str:
     return "{1}{0}".format(*shape_and_dtype) if shape_and_dtype else "nothing"
+
+
+def _digest(manifest: Mapping) -> str:
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 
 def _sha256(path: Path) -> str:

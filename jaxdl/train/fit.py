@@ -12,13 +12,12 @@ from typing import Any
 import jax
 
 from jaxdl import data
-from jaxdl.core.errors import InputError
 from jaxdl.core.experiment import Experiment
 from jaxdl.core.hook import Stop
 from jaxdl.core.records import Result
 from jaxdl.train.build import build
 from jaxdl.train.evaluate import evaluate
-from jaxdl.train.hooks import Save
+from jaxdl.train.hooks.check import check_hooks, check_metrics
 from jaxdl.train.loop import train
 from jaxdl.train.passport import issue
 from jaxdl.train.program import Program
@@ -58,12 +57,13 @@ def fit(
         InputError: the experiment cannot run, or the directory cannot hold it; nothing is touched
         then.
     """
-    _check_hooks(exp)
+    check_hooks(exp)
     passport = issue(exp, source)
     ended = check_same(directory, passport)
     if ended and ended.finished and (ended.status == "stopped" or ended.steps >= exp.steps):
         return Fitted(ended)
     program = build(exp, devices)
+    check_metrics(program)
     with closing(
         open_run(directory, passport, primary=exp.task.primary, mode=exp.task.mode)
     ) as run:
@@ -71,8 +71,9 @@ def fit(
             state, stop = _train(program, run, watch)
             return _conclude(program, run, state, stop)
         except BaseException:
-            with suppress(OSError):  # a full disk is what may have failed
-                run.finish(_result(program, run, "failed", run.saved or 0))
+            if run.begun:
+                with suppress(OSError):  # a full disk is what may have failed
+                    run.finish(_result(program, run, "failed", run.saved or 0))
             raise
 
 
@@ -88,13 +89,16 @@ def _train(program: Program, run: RunDir, watch: Callable) -> tuple[State, Stop 
         run.hooks = {
             f"{i} {type(h).__name__}": h for i, h in enumerate(hooks) if hasattr(h, "snapshot")
         }
+        stop = run.resume(start) if start else None
         if start:
-            run.resume(start)
             log.info("resumed at step %d of %d.", start, exp.steps)
         hooks += [stack.enter_context(closing(hook)) for hook in watch(program, run)]
         batches = stack.enter_context(closing(data.prefetch(_batches(program))))
-        state, stop = train(program.step, state, batches, exp.steps, [*hooks, interrupt])
+        if not stop:
+            state, stop = train(program.step, state, batches, exp.steps, [*hooks, interrupt])
         step = int(state.step)
+        if not stop and int(state.skipped) == step:
+            stop = Stop("no update had a finite gradient", status="failed", code=1)
         if run.saved != step:
             run.save(step, state)
         if stop and stop.status == "preempted":
@@ -115,7 +119,12 @@ def _conclude(program: Program, run: RunDir, state: State, stop: Stop | None) ->
         return Fitted(result, code)
     best = run.checkpoints.best()
     if best and best[0] != step:
-        state = run.checkpoints.load(best[0], program.abstract)
+        if damage := run.checkpoints.damage(best[0]):
+            log.warning(
+                "the best checkpoint, %d, is damaged (%s); taking the last.", best[0], damage
+            )
+        else:
+            state = run.checkpoints.load(best[0], program.abstract)
     config = program.experiment.data
     splits = [name for name in ("valid", "test") if getattr(config, name)() is not None]
     metrics = {split: evaluate(program, state, split) for split in splits}
@@ -147,12 +156,3 @@ def _result(program: Program, run: RunDir, status: str, step: int, metrics: Any 
         metrics=metrics or {},
         best=best and {"step": best[0], "value": best[1]},
     )
-
-
-def _check_hooks(exp: Experiment) -> None:
-    """A checkpoint holds what the other hooks know of its step, so they must come before it."""
-    saves = [i for i, hook in enumerate(exp.hooks) if isinstance(hook, Save)]
-    if saves and saves != [len(exp.hooks) - 1]:
-        raise InputError(
-            "declare one Save, as the last of the hooks: it keeps what the others know of its step."
-        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,9 +15,12 @@ from jaxdl.core import records
 from jaxdl.core.change import diff
 from jaxdl.core.codec import load
 from jaxdl.core.errors import InputError
+from jaxdl.core.hook import Stop
 from jaxdl.core.records import Passport, Record, Result
 from jaxdl.train.checkpoint import Checkpoints
 from jaxdl.train.state import State
+
+log = logging.getLogger("jaxdl")
 
 
 class RunDir:
@@ -27,12 +31,14 @@ class RunDir:
         self.result = records.read_result(directory)
         self.records = list(records.read_records(directory))
         self.latest: dict[str, float] = {}
+        self._history: dict[str, list[tuple[int, float]]] = {}
         self.hooks: dict[str, Any] = {}
         self.saved: int | None = None
         self._writes = jax.process_index() == 0
-        self._start = time.monotonic() - (self.result.seconds if self.result else 0.0)
+        before = [r.time for r in self.records] + [self.result.seconds if self.result else 0.0]
+        self._start = time.monotonic() - max(before)
         self._lines = self._board = None
-        self._muted = False
+        self._muted = self.begun = False
 
     @property
     def seconds(self) -> float:
@@ -41,22 +47,14 @@ class RunDir:
 
     def begin(self, step: int) -> None:
         """Prepares to write what follows `step`: later records, of a sitting that was lost, go."""
-        from tensorboardX import (
-            SummaryWriter,  # protobuf is slow to import, and readers need none of it
-        )
-
-        self.records = [r for r in self.records if r.step <= step]
-        for record in self.records:
+        if self.records and not step:
+            log.warning("%s holds no checkpoint; starting from the beginning.", self.path)
+        kept, self.records = [r for r in self.records if r.step <= step], []
+        for record in kept:
             self._remember(record)
-        if not self._writes:
-            return
-        draft = self.path / (records.METRICS + ".tmp")
-        draft.write_text("".join(records.line_of(r) for r in self.records))
-        draft.replace(self.path / records.METRICS)
-        records.write_json(self.path / records.PASSPORT, self.passport)
-        self._lines = (self.path / records.METRICS).open("a", buffering=1)
-        board = self.path / records.TENSORBOARD
-        self._board = SummaryWriter(str(board), purge_step=step + 1 if step else None)
+        if self._writes:
+            self._open_files(step)
+        self.begun = True
 
     def write(self, step: int, split: str, values: Mapping[str, float]) -> None:
         """Appends one record, to metrics.jsonl and TensorBoard."""
@@ -65,13 +63,12 @@ class RunDir:
         record = Record(
             step, split, round(self.seconds, 3), {k: float(v) for k, v in values.items()}
         )
-        self.records.append(record)
         self._remember(record)
         if self._lines is None:
             return
+        # TensorBoard first: a record that is read back on resume is then in both.
+        self._board.scalars(step, {f"{split}/{name}": v for name, v in record.values.items()})
         self._lines.write(records.line_of(record))
-        for name, value in record.values.items():
-            self._board.add_scalar(f"{split}/{name}", value, step)
 
     def save(self, step: int, state: State) -> None:
         """Checkpoints `state` with this step's metrics and the hooks' own memory."""
@@ -82,31 +79,42 @@ class RunDir:
         self.checkpoints.save(step, state, now, hooks)
         self.saved = step
 
-    def resume(self, step: int) -> None:
-        """Gives the hooks what they left at `step`."""
-        self.saved, saved = step, self.checkpoints.hooks(step)
+    def resume(self, step: int) -> Stop | None:
+        """Gives the hooks what they left at `step`; what the first says that wants no more."""
+        self.saved, saved, stop = step, self.checkpoints.hooks(step), None
         for name, hook in self.hooks.items():
-            if name in saved:
-                hook.resume(saved[name])
+            try:
+                if name in saved:
+                    hook.resume(saved[name])
+            except Stop as raised:
+                stop = stop or raised
+        return stop
 
     def mute(self) -> None:
         """Ends writing: what hooks still hold is in the checkpoint, and the resumed run will
         write it."""
         self._muted = True
 
+    def forget(self, step: int, *splits: str) -> None:
+        """Takes back the records of these splits at `step`."""
+        kept = [r for r in self.records if r.step != step or r.split not in splits]
+        if kept == self.records:
+            return
+        self.records, self._history = [], {}
+        for record in kept:
+            self._remember(record)
+        if self._lines is not None:
+            self._lines.close()
+            self._rewrite()
+
     def histogram(self, step: int, name: str, values: np.ndarray) -> None:
         """Adds a histogram to TensorBoard."""
         if self._board is not None and np.isfinite(values).all():
-            self._board.add_histogram(name, values, step)
+            self._board.histogram(step, name, values)
 
     def history(self, name: str) -> list[tuple[int, float]]:
         """Steps and values of e.g. `valid/accuracy`, oldest first."""
-        split, _, metric = name.partition("/")
-        return [
-            (r.step, r.values[metric])
-            for r in self.records
-            if r.split == split and metric in r.values
-        ]
+        return self._history.get(name, [])
 
     def finish(self, result: Result) -> None:
         """Writes result.json."""
@@ -121,14 +129,31 @@ class RunDir:
         finally:
             self._close_files()
 
+    def _open_files(self, step: int) -> None:
+        from jaxdl.train.board import Board  # protobuf is slow to import, and readers need none
+
+        records.write_json(self.path / records.PASSPORT, self.passport)
+        self._rewrite()
+        self._board = Board(self.path / records.TENSORBOARD, step)
+
+    def _rewrite(self) -> None:
+        draft = self.path / (records.METRICS + ".tmp")
+        draft.write_text("".join(records.line_of(r) for r in self.records))
+        draft.replace(self.path / records.METRICS)
+        self._lines = (self.path / records.METRICS).open("a", buffering=1)
+
     def _close_files(self) -> None:
         if self._lines is not None:
-            self._lines.close()
             self._board.close()
+            self._lines.close()
             self._lines = self._board = None
 
     def _remember(self, record: Record) -> None:
-        self.latest |= {f"{record.split}/{name}": value for name, value in record.values.items()}
+        self.records.append(record)
+        for metric, value in record.values.items():
+            name = f"{record.split}/{metric}"
+            self.latest[name] = value
+            self._history.setdefault(name, []).append((record.step, value))
 
 
 def open_run(directory: Path, passport: Passport, *, primary: str, mode: str) -> RunDir:

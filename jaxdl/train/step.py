@@ -90,7 +90,7 @@ def _updater(
         params, model_state, opt = old
         grads, sums, (model_state, metrics) = grad(player, params, model_state, batch, key)
         grads = jax.tree.map(lambda g: g / sums.weight, grads)
-        norm = optax.global_norm(grads)
+        norm = optax.tree.norm(grads)
         finite = jnp.isfinite(norm)
         mine = tree.select(params, player.params)
         updates, opt = tx.update(grads, opt, mine)

@@ -6,6 +6,7 @@ import json
 import runpy
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -50,6 +51,38 @@ def test_docstring_is_a_lab_note(path):
     times, machines = ("second", "minute", "hour", " s ", " min", " h "), ("CPU", "GPU", "TPU")
     assert any(word in note for word in times), "say how long it takes"
     assert any(word in note for word in machines), "say on which hardware"
+
+
+class StopAfter:
+    """A hook that ends a run after so many updates."""
+
+    def __init__(self, updates):
+        self.updates = updates
+
+    def __call__(self, step, state, metrics):
+        from jaxdl.core import Stop
+
+        if step == self.updates:
+            raise Stop("enough for a test")
+
+    def close(self):
+        pass
+
+
+@pytest.mark.slow
+@experiment
+def test_every_variant_trains_and_evaluates(path, tmp_path, monkeypatch):
+    from jaxdl.core import load_experiment
+    from jaxdl.core.loading import variants
+    from jaxdl.train import fit
+
+    monkeypatch.chdir(ROOT)  # where the data of some lie
+    for name in variants(str(path)):
+        exp, _ = load_experiment(f"{path}:{name}")
+        result = fit(exp, tmp_path / name, watch=lambda program, run: [StopAfter(3)]).result
+        assert (result.status, result.steps) == ("stopped", 3)
+        split, metric = exp.task.primary.split("/")
+        assert np.isfinite(result.metrics[split][metric]), name
 
 
 def test_quickstart_resolves_to_the_golden_configuration():

@@ -7,7 +7,6 @@ from jaxdl.core.errors import InputError
 from jaxdl.parallel import make_mesh
 
 
-@pytest.mark.row("C-017")
 @pytest.mark.parametrize(
     ("axes", "shape"),
     [
@@ -28,7 +27,6 @@ def test_given_devices_are_all_of_them():
     assert make_mesh(jax.devices()[:2]).size == 2
 
 
-@pytest.mark.row("C-017")
 @pytest.mark.parametrize(
     ("axes", "says"),
     [
@@ -45,7 +43,6 @@ def test_a_wrong_product_names_both_numbers_and_a_mesh_that_works(axes, says):
         make_mesh(**axes)
 
 
-@pytest.mark.row("C-017")
 def test_an_axis_of_size_one_costs_no_collective():
     def compiled(mesh):
         split = NamedSharding(mesh, PartitionSpec("model"))

@@ -47,7 +47,6 @@ def test_shardings_follow_the_rules_and_unbox_the_tree():
     assert unbox(BOXED)["w"].shape == (16, 12)
 
 
-@pytest.mark.row("C-018")
 @pytest.mark.parametrize(
     ("names", "rules", "says"),
     [

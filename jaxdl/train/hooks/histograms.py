@@ -9,6 +9,7 @@ from typing import Any
 import jax
 
 from jaxdl.core import tree
+from jaxdl.core.errors import InputError
 from jaxdl.core.task import Metric
 
 
@@ -18,6 +19,11 @@ class Histograms:
 
     every: int
     params: str = "*"
+
+    def __post_init__(self):
+        """Refuses a cadence that never comes."""
+        if self.every < 1:
+            raise InputError(f"every={self.every} must be at least 1.")
 
     def open(self, program: Any, run: Any) -> HistogramsHook:
         """The hook."""

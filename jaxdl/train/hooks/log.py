@@ -82,6 +82,8 @@ class LogHook:
         _, metrics = self._program.step.eval_shape(self._program.abstract, self._program.batch)
         structure = jax.tree.structure(metrics)
         self._since = _Interval.of(saved["since"], structure)
+        if saved["since"]["leaves"]:  # an interval that a crash or the end of the run cut goes on
+            self._run.forget(self._since.step, "train", "perf")
         # A run killed after the checkpoint may have written this record already.
         written = {record.step for record in self._run.records if record.split == "train"}
         if saved["ready"] and saved["ready"]["step"] not in written:

@@ -5,6 +5,7 @@ Both read the run's records, so a resumed run counts on where it was.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -29,6 +30,10 @@ class EarlyStop:
     metric: str = ""
     mode: str = ""
 
+    def __post_init__(self):
+        """Refuses a plateau that never comes."""
+        _check(self)
+
     def open(self, program: Any, run: Any) -> PlateauHook:
         """The hook."""
         return _Stop(self, program, run)
@@ -49,6 +54,7 @@ class ReduceOnPlateau:
         """Refuses a factor that does not lower the rate."""
         if not 0 < self.factor < 1:
             raise InputError(f"factor={self.factor} must lie between 0 and 1.")
+        _check(self)
 
     def open(self, program: Any, run: Any) -> PlateauHook:
         """The hook."""
@@ -82,6 +88,14 @@ class PlateauHook:
 
 
 class _Stop(PlateauHook):
+    def snapshot(self) -> dict[str, Any]:
+        """Nothing: the records tell."""
+        return {}
+
+    def resume(self, saved: Mapping[str, Any]) -> None:
+        """Stops at once what was killed after it had stopped and before it could say so."""
+        self(self._run.saved, None, {})
+
     def act(self, state: Any) -> None:
         raise Stop(f"{self.metric} has not improved in {self._config.patience} evaluations")
 
@@ -91,15 +105,23 @@ class _Reduce(PlateauHook):
         return state.replace(opt=reduce_rates(state.opt, self._config.factor))
 
 
+def _check(config: EarlyStop | ReduceOnPlateau) -> None:
+    if config.patience < 1 or not 0 <= config.min_delta < math.inf:
+        raise InputError(f"{config}: patience must be at least 1, min_delta at least 0.")
+    if config.mode not in ("", "max", "min"):
+        raise InputError(f"mode={config.mode!r} must be 'max', 'min' or empty, for the task's.")
+
+
 def plateaus(values: Sequence[float], patience: int, min_delta: float, mode: str) -> list[int]:
     """Indices at which `patience` values in a row have failed to beat the best by more than
     `min_delta`.
 
-    The count starts again after an improvement and after each such index.
+    The count starts again after an improvement and after each such index; NaN is none.
     """
     sign, best, waited, found = (1 if mode == "max" else -1), None, 0, []
     for i, value in enumerate(values):
-        if best is None or sign * value > sign * best + min_delta:
+        first = best is None and not math.isnan(value)
+        if first or (best is not None and sign * value > sign * best + min_delta):
             best, waited = value, 0
             continue
         waited += 1

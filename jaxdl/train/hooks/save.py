@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -53,4 +54,5 @@ class SaveHook:
         if not history or history[-1][0] != step:
             return False
         value = self._sign * history[-1][1]
-        return all(value > self._sign * earlier for _, earlier in history[:-1])
+        known = [self._sign * v for _, v in history[:-1] if not math.isnan(v)]
+        return value > max(known, default=-math.inf)

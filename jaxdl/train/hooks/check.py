@@ -1,0 +1,80 @@
+"""Whether an experiment's hooks can do what they are asked, seen before anything runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxdl.core.errors import InputError, suggest
+from jaxdl.core.experiment import Experiment
+from jaxdl.train.hooks.evaluate import Evaluate
+from jaxdl.train.hooks.histograms import Histograms
+from jaxdl.train.hooks.log import Log
+from jaxdl.train.hooks.plateau import EarlyStop, ReduceOnPlateau
+from jaxdl.train.hooks.save import Save
+from jaxdl.train.program import Program
+
+OWN = (EarlyStop, Evaluate, Histograms, Log, ReduceOnPlateau, Save)
+SPLITS = ("train", "valid", "test")
+
+
+def check_hooks(exp: Experiment) -> None:
+    """Refuses an order of hooks in which one would never act, and splits that are not there.
+
+    Raises:
+        InputError: with the order that works.
+    """
+    saves = [i for i, hook in enumerate(exp.hooks) if isinstance(hook, Save)]
+    if saves and saves != [len(exp.hooks) - 1]:
+        raise InputError(
+            "declare one Save, as the last of the hooks: it keeps what the others know of its step."
+        )
+    for hook in exp.hooks:
+        if isinstance(hook, Evaluate) and (
+            hook.split not in SPLITS or getattr(exp.data, hook.split)() is None
+        ):
+            there = [split for split in SPLITS if getattr(exp.data, split)() is not None]
+            raise InputError(
+                f"Evaluate: {type(exp.data).__name__} has no split {hook.split!r}; "
+                f"{suggest(hook.split, there)}."
+            )
+    for name, metric, before in _watchers(exp):
+        split = metric.partition("/")[0]
+        if not _writers(before, split):
+            raise InputError(
+                f"{name} watches {metric!r}, which no hook before it writes; declare "
+                f"Evaluate(every=..., split={split!r}) before it."
+            )
+
+
+def check_metrics(program: Program) -> None:
+    """Refuses a watched metric that the task does not compute.
+
+    Raises:
+        InputError: with the names there are.
+    """
+    index = jax.ShapeDtypeStruct((), np.int32, weak_type=True)
+    known = program.evaluate.eval_shape(program.abstract, program.eval_batch, index)
+    for name, metric, before in _watchers(program.experiment):
+        split, _, short = metric.partition("/")
+        ours = all(isinstance(hook, Evaluate) for hook in _writers(before, split))
+        if ours and short not in known:
+            raise InputError(
+                f"{name} watches {metric!r}, which is not evaluated; "
+                f"{suggest(metric, (f'{split}/{short}' for short in known))}."
+            )
+
+
+def _watchers(exp: Experiment) -> Iterator[tuple[str, str, Sequence[Any]]]:
+    """Name and metric of each plateau hook, and the hooks before it."""
+    for i, hook in enumerate(exp.hooks):
+        if isinstance(hook, EarlyStop | ReduceOnPlateau):
+            yield type(hook).__name__, hook.metric or exp.task.primary, exp.hooks[:i]
+
+
+def _writers(hooks: Sequence[Any], split: str) -> list[Any]:
+    """Those that write `split` in the update they see; a hook not of ours may write anything."""
+    return [h for h in hooks if getattr(h, "split", None) == split or not isinstance(h, OWN)]
