@@ -1,8 +1,10 @@
-"""A small byte-level GPT on the project's own source: how far below the byte entropy in two minutes?
+"""A small byte-level GPT on the project's own source: how far below the bytes' own statistics?
 
 Data:   the project's Python and Markdown files as bytes, read from the working directory (the
-        repository root); the last tenth is held out. Numbers move a little as the project grows.
-Expect: TODO
+        repository root); the last twentieth is for testing. Numbers move as the project grows.
+Expect: test/loss 1.77 nats per byte, where byte frequencies give 3.25 and byte pairs 2.56; one to two
+        minutes on 2 CPU cores. One seed each: bf16 1.77, shallow 1.77 (at this length depth buys
+        nothing), dropout 1.96, no_warmup 2.32, no_clip 2.39.
 Run:    jaxdl train experiments/language/bytes.py
 """
 

@@ -6,7 +6,11 @@ import errno
 import importlib
 import logging
 import os
+import signal
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import jaxdl
 
@@ -39,18 +43,19 @@ def main(argv: list[str] | None = None) -> int:
         from jaxdl.core.errors import suggest
 
         return _refuse(f"there is no command {name!r}; {suggest(name, COMMANDS)}.")
-    return _run(name, rest)
+    with _interruptible():
+        return _run(name, rest)
 
 
 def _run(name: str, rest: list[str]) -> int:
     from jaxdl.core.errors import InputError
 
-    _log_to_stderr()
     module, function = COMMANDS[name][0].split(":")
     try:
         import tyro
 
         command = getattr(importlib.import_module(module), function)
+        _log_to_stderr()
         return tyro.cli(command, args=rest, prog=f"jaxdl {name}") or 0
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(end.code is not None)
@@ -67,6 +72,22 @@ def _run(name: str, rest: list[str]) -> int:
         return _refuse(
             f"{error.strerror}{place}; make room or choose another place, then run again."
         )
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Ctrl-C ends the process at once wherever training does not handle it.
+
+    Imports and tracing may swallow a KeyboardInterrupt and go on.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, lambda *_: os._exit(130))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _help() -> str:

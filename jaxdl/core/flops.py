@@ -55,7 +55,7 @@ def _conv(eqn: Any) -> int:
 
 def _shards(params: dict[str, Any]) -> int:
     # Older versions of JAX call it `manual_axes`.
-    axes = params.get("newly_manual_axes", params.get("manual_axes"))
+    axes = params["newly_manual_axes" if "newly_manual_axes" in params else "manual_axes"]
     return math.prod(params["mesh"].shape[axis] for axis in axes)
 
 

@@ -40,7 +40,9 @@ def draw_samples(
         order = kept[np.argsort(outputs["probability"].max(-1)[kept], kind="stable")]
         told = np.array(captions(batch, outputs))[order]
         figure = _images(batch["image"][order], list(told))
-    elif "tokens" in batch and outputs["logits"].shape[-1] <= 256:
+    elif (
+        "tokens" in batch and outputs["logits"].shape[-1] <= 256 and outputs["token"].size >= WIDTH
+    ):
         figure = _text(
             batch["tokens"][:, 1:].ravel(), *(outputs[k].ravel() for k in ("token", "probability"))
         )
@@ -69,7 +71,7 @@ def _images(images: np.ndarray, told: list[str] | None) -> Figure:
 
 
 def _text(truth: np.ndarray, said: np.ndarray, sure: np.ndarray) -> Figure:
-    """Each true byte above the predicted one: green where right, red where wrong, darker when surer."""
+    """Each true byte above the predicted one, which is green where right and darker when surer."""
     truth, said, sure = (
         x[: len(x) // WIDTH * WIDTH].reshape(-1, WIDTH)[:ROWS] for x in (truth, said, sure)
     )

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxdl import parallel
 from jaxdl.core.errors import InputError
@@ -34,7 +35,7 @@ def build(exp: Experiment, devices: Sequence[jax.Device] | None = None) -> Progr
     rules = parallel.resolve(exp.rules)
     batch, eval_batch, sizes = layout.batches(exp, mesh, rules)
     on_cpu = mesh.devices.flat[0].platform == "cpu"
-    with _Fitting(batch):
+    with _fitting(batch):
         fns = functions(exp, batch, unroll=on_cpu)
         boxed = jax.eval_shape(fns.init)
         abstract = jax.eval_shape(fns.create)
@@ -42,16 +43,7 @@ def build(exp: Experiment, devices: Sequence[jax.Device] | None = None) -> Progr
     everywhere = NamedSharding(mesh, PartitionSpec())
 
     def jit(fn: Callable, **kwargs: Any) -> Any:
-        traces = []
-
-        def traced(*args):
-            traces.append(_leaves(args[1]) if args else "")
-            if len(traces) > 1:
-                raise InputError(f"traced for the batch {traces[0]}, then called with {traces[1]}.")
-            with parallel.scope(mesh, rules):
-                return fn(*args)
-
-        return jax.jit(traced, **kwargs)
+        return jax.jit(_traced_once(fn, mesh, rules), **kwargs)
 
     at_train, at_eval = _shardings(batch), _shardings(eval_batch)
     program = Program(
@@ -76,41 +68,54 @@ def build(exp: Experiment, devices: Sequence[jax.Device] | None = None) -> Progr
     return program
 
 
+def _traced_once(fn: Callable, mesh: Mesh, rules: Mapping) -> Callable:
+    """`fn` under the mesh and rules; it refuses to be traced for anything but its first shapes."""
+    first = []
+
+    def traced(*args):
+        shapes = jax.tree.map(jax.typeof, args)
+        if first and first[0] != shapes:
+            differ = [
+                x for x, y in zip(*map(jax.tree.leaves, (shapes, first[0])), strict=True) if x != y
+            ]
+            raise InputError(
+                f"the program was built for other shapes; these are new: {differ[:5]}."
+            )
+        first.append(shapes)
+        with parallel.scope(mesh, rules):
+            return fn(*args)
+
+    return traced
+
+
 def _shardings(batch: Batch) -> dict[str, NamedSharding]:
     return {name: leaf.sharding for name, leaf in batch.items()}
 
 
-def _leaves(batch: Batch) -> str:
-    return ", ".join(f"{name} {x.dtype}{list(x.shape)}" for name, x in batch.items())
-
-
-def _check(program: Program, sizes: Any) -> None:
+def _check(program: Program, sizes: Mapping[str, int]) -> None:
     """Traces every function of the program, so that a misfit shows before the first device work."""
     exp, index = program.experiment, jax.ShapeDtypeStruct((), np.int32, weak_type=True)
-    with _Fitting(program.eval_batch):
+    with _fitting(program.eval_batch):
         outputs = program.predict.eval_shape(program.abstract, program.eval_batch, index)
         if hasattr(exp.task, "check"):
             exp.task.check(exp.model, outputs, sizes)
         program.evaluate.eval_shape(program.abstract, program.eval_batch, index)
-    with _Fitting(program.batch):
+    with _fitting(program.batch):
         program.step.eval_shape(program.abstract, program.batch)
 
 
-class _Fitting:
+@contextmanager
+def _fitting(batch: Batch) -> Iterator[None]:
     """Turns what tracing raises into one message that shows the batch."""
-
-    def __init__(self, batch: Batch):
-        self.batch = batch
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, kind, error, trace):
-        if isinstance(error, Exception) and not isinstance(error, InputError):
-            first = str(error).strip().split("\n")[0]
-            raise InputError(
-                f"model, task and data do not fit: {kind.__name__}: {first} The batch is "
-                f"{_leaves(self.batch)}. "
-                "(JAXDL_TRACEBACK=1 shows where.)"
-            ) from error
-        return False
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        first = str(error).strip().split("\n")[0]
+        leaves = ", ".join(f"{name} {x.dtype}{list(x.shape)}" for name, x in batch.items())
+        raise InputError(
+            f"model, task and data do not fit: {type(error).__name__}: {first} "
+            f"The batch is {leaves}. "
+            "(JAXDL_TRACEBACK=1 shows where.)"
+        ) from error

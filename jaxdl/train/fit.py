@@ -58,7 +58,7 @@ def fit(
         then.
     """
     check_hooks(exp)
-    passport = issue(exp, source)
+    passport = issue(exp, source, devices)
     ended = check_same(directory, passport)
     if ended and ended.finished and (ended.status == "stopped" or ended.steps >= exp.steps):
         return Fitted(ended)

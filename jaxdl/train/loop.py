@@ -33,7 +33,8 @@ def train(
                 stop = stop or raised
                 continue
             except Exception as error:
-                error.add_note(f"raised by the hook {type(hook).__name__} after update {step}")
+                name = getattr(hook, "__name__", type(hook).__name__)
+                error.add_note(f"raised by the hook {name} after update {step}")
                 raise
             if replaced is not None:
                 state = replaced

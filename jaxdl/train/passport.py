@@ -7,6 +7,7 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -28,9 +29,9 @@ FLAGS = (
 )
 
 
-def issue(exp: Experiment, source: str) -> Passport:
-    """The passport of `exp` on this machine, now."""
-    devices = jax.devices()
+def issue(exp: Experiment, source: str, devices: Sequence[jax.Device] | None = None) -> Passport:
+    """The passport of `exp` on these devices (default: all) of this machine, now."""
+    devices = devices or jax.devices()
     return Passport(
         experiment=dump(exp),
         digest=digest(exp),

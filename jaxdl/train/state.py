@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import chex
 import jax.numpy as jnp
 import optax
 from jax import Array
@@ -14,7 +13,7 @@ from jaxdl.core import rng, tree
 from jaxdl.core.task import ModelState, Params, Player
 
 
-@chex.dataclass(frozen=True, mappable_dataclass=False)
+@tree.dataclass
 class State:
     """Plain (unboxed) arrays; checkpoints hold exactly this."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import jax
@@ -12,7 +13,7 @@ import optax
 
 from jaxdl.core import rng, tree
 from jaxdl.core.precision import Policy
-from jaxdl.core.task import Batch, GradFn, Metric, Player
+from jaxdl.core.task import Batch, GradFn, Key, Metric, ModelState, Params, Player
 from jaxdl.metrics import Last, Mean
 from jaxdl.optim import ema_update, rates
 from jaxdl.train.state import State
@@ -33,29 +34,19 @@ def make_step(
     divided by the batch's weight here and nowhere else. An update whose gradient is not finite is
     left out.
     """
-    players = task.players(model)
+    players = [_in_precision(player, precision) for player in task.players(model)]
 
     def step(state: State, batch: Batch) -> tuple[State, Mapping[str, Metric]]:
         key = rng.fold(state.key, state.step)
-        params, model_state, opt, metrics, finite = (
-            state.params,
-            state.model,
-            {},
-            {},
-            jnp.bool_(True),
-        )
+        params, model_state = state.params, state.model
+        opt, metrics, finite = {}, {}, jnp.bool_(True)
         for player in players:
-            update = _updater(
-                player, txs[player.name], grad, precision, batch, rng.fold(key, player.name)
-            )
-            old = params, model_state, state.opt[player.name]
-            if player.every == 1:
-                new, found, fine = update(old)
-            else:
-                new, found, fine = _every(player.every, state.step, update, old)
-            params, model_state, opt[player.name] = new
-            prefix = "" if player.name == "main" else f"{player.name}."
-            metrics |= {prefix + name: value for name, value in found.items()}
+            name = player.name
+            update = partial(_update, player, txs[name], grad, batch, rng.fold(key, name))
+            old = params, model_state, state.opt[name]
+            new, found, fine = _when_due(player.every, state.step, update, old)
+            params, model_state, opt[name] = new
+            metrics |= {n if name == "main" else f"{name}.{n}": m for n, m in found.items()}
             finite &= fine
         metrics["skipped"] = Mean(total=1.0 - finite.astype(jnp.float32), weight=jnp.float32(1))
         state = replace(
@@ -73,39 +64,39 @@ def make_step(
     return step
 
 
-def _updater(
+def _in_precision(player: Player, precision: Policy) -> Player:
+    """`player` with its loss computed from the parameters in the compute dtype."""
+    return replace(player, loss=lambda params, *rest: player.loss(precision.cast(params), *rest))
+
+
+def _update(
     player: Player,
     tx: optax.GradientTransformation,
     grad: GradFn,
-    precision: Policy,
     batch: Batch,
-    key: Any,
-) -> Callable:
-    """One player's update: `(params, model_state, opt) -> ((params, model_state, opt), metrics,
-    finite)`."""
-    master_loss = player.loss
-    player = replace(player, loss=lambda params, *rest: master_loss(precision.cast(params), *rest))
-
-    def update(old):
-        params, model_state, opt = old
-        grads, sums, (model_state, metrics) = grad(player, params, model_state, batch, key)
-        grads = jax.tree.map(lambda g: g / sums.weight, grads)
-        norm = optax.tree.norm(grads)
-        finite = jnp.isfinite(norm)
-        mine = tree.select(params, player.params)
-        updates, opt = tx.update(grads, opt, mine)
-        params = tree.merge(params, optax.apply_updates(mine, updates))
-        new = jax.tree.map(lambda n, o: jnp.where(finite, n, o), (params, model_state, opt), old)
-        found = {"loss": Mean.from_sums(sums), "grad_norm": Mean(total=norm, weight=jnp.float32(1))}
-        for rate in rates(opt)[:1]:
-            found["lr"] = Last.of(rate.value)
-        return new, found | metrics, finite
-
-    return update
+    key: Key,
+    old: tuple[Params, ModelState, optax.OptState],
+) -> tuple[tuple[Params, ModelState, optax.OptState], Mapping[str, Metric], jax.Array]:
+    """What follows on `old`, its metrics, and whether the gradient was finite (if not: `old`)."""
+    params, model_state, opt = old
+    grads, sums, (model_state, metrics) = grad(player, params, model_state, batch, key)
+    grads = jax.tree.map(lambda g: g / sums.weight, grads)
+    norm = optax.tree.norm(grads)
+    finite = jnp.isfinite(norm)
+    mine = tree.select(params, player.params)
+    updates, opt = tx.update(grads, opt, mine)
+    params = tree.merge(params, optax.apply_updates(mine, updates))
+    new = jax.tree.map(lambda n, o: jnp.where(finite, n, o), (params, model_state, opt), old)
+    found = {"loss": Mean.from_sums(sums), "grad_norm": Mean(total=norm, weight=jnp.float32(1))}
+    for rate in rates(opt)[:1]:
+        found["lr"] = Last.of(rate.value)
+    return new, found | metrics, finite
 
 
-def _every(period: int, step: jax.Array, update: Callable, old: Any) -> Any:
-    """`update(old)` once in `period` steps; otherwise `old`, with metrics that count nothing."""
+def _when_due(every: int, step: jax.Array, update: Callable, old: Any) -> Any:
+    """`update(old)` once in `every` steps; otherwise `old`, with metrics that count nothing."""
+    if every == 1:
+        return update(old)
     _, *rest = jax.eval_shape(update, old)
     found, _ = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), rest)
-    return jax.lax.cond(step % period == 0, update, lambda old: (old, found, jnp.bool_(True)), old)
+    return jax.lax.cond(step % every == 0, update, lambda old: (old, found, jnp.bool_(True)), old)
