@@ -1,9 +1,10 @@
 """A two-player GAN on digits: how near do generated pixels come to real ones?
 
 Data:   scikit-learn's 8x8 digits, scaled to [-1, 1].
-Expect: test/frechet 1.7 to 2.1 (seeds 0 to 2), where real digits against others score 0.64 and clipped
-        Gaussian noise 45; the critic is left with probabilities .54 (real) and .46 (generated). About 13 s
-        of training on 2 CPU cores. One seed each: no_ema 2.3, b1_0.9 7.0, slow_critic 13.7.
+Expect: test/frechet 1.7 to 2.1 (seeds 0 to 2), where real digits against others score 0.64 and
+        clipped Gaussian noise 45; the critic is left with probabilities .54 (real) and .46
+        (generated). About 13 seconds of training on 2 CPU cores. One seed each: no_ema 2.3, b1_0.9
+        7.0, slow_critic 13.7.
 Run:    jaxdl train experiments/generative/gan.py
 """
 

@@ -43,7 +43,7 @@ def main(argv: list[str] | None = None) -> int:
         from jaxdl.core.errors import suggest
 
         return _refuse(f"there is no command {name!r}; {suggest(name, COMMANDS)}.")
-    with _interruptible():
+    with _interruptible(preemptible=name == "train"):
         return _run(name, rest)
 
 
@@ -75,19 +75,22 @@ def _run(name: str, rest: list[str]) -> int:
 
 
 @contextmanager
-def _interruptible() -> Iterator[None]:
-    """Ctrl-C ends the process at once wherever training does not handle it.
+def _interruptible(preemptible: bool) -> Iterator[None]:
+    """Ctrl-C, and for a `preemptible` command SIGTERM, end the process at once where no training
+    handles them: whatever was saved is good, and the same command goes on from there.
 
-    Imports and tracing may swallow a KeyboardInterrupt and go on.
+    Imports and tracing may swallow an exception raised by a handler and go on.
     """
+    codes = {signal.SIGINT: 130} | ({signal.SIGTERM: 75} if preemptible else {})
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGINT, lambda *_: os._exit(130))
+    before = {s: signal.signal(s, lambda s, _: os._exit(codes[s])) for s in codes}
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _help() -> str:
@@ -117,3 +120,5 @@ def _log_to_stderr() -> None:
     logger = logging.getLogger("jaxdl")
     logger.handlers, logger.propagate = [handler], False
     logger.setLevel(logging.INFO)
+    # Orbax logs, with a traceback, what it also raises.
+    logging.getLogger("absl").setLevel(logging.CRITICAL)

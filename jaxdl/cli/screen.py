@@ -10,7 +10,7 @@ import rich
 import tyro
 from rich.table import Table
 
-from jaxdl.core.records import Result
+from jaxdl.core.records import Result, finite
 from jaxdl.nn import table as model_table
 from jaxdl.train import Program
 
@@ -21,8 +21,8 @@ MODEL_DEPTH = 3
 
 
 def print_json(value: Mapping[str, Any]) -> None:
-    """One object, one line, nothing else on stdout."""
-    print(json.dumps(value))
+    """One object, one line, nothing else on stdout; NaN and infinity become null."""
+    print(json.dumps(finite(value), allow_nan=False))
 
 
 def print_model(program: Program) -> None:

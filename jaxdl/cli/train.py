@@ -63,8 +63,9 @@ def train(
 
 def _draw(fitted: Fitted, place: Path) -> None:
     """Curves, and samples of the test split where the run has just been evaluated."""
-    report.draw_curves(place)
     program, state = fitted.program, fitted.state
+    if program is not None or not (place / report.CURVES).exists():
+        report.draw_curves(place)
     if program is None or state is None:
         return
     data = program.experiment.data

@@ -21,6 +21,7 @@ from typing import Any
 from jaxdl.core.errors import InputError
 
 SCHEMA = 1
+STAMPED = ("command", "code", "versions", "devices", "flags")
 PASSPORT, METRICS, RESULT = "passport.json", "metrics.jsonl", "result.json"
 CHECKPOINTS, TENSORBOARD = "checkpoints", "tensorboard"
 
@@ -76,6 +77,8 @@ class Passport:
     devices: Mapping[str, Any]
     flags: Mapping[str, str]
     seed: int
+    sittings: tuple[Mapping[str, Any], ...] = ()
+    """One entry per resumption: its `step`, and the `STAMPED` fields as they were then."""
     schema: int = SCHEMA
 
 
@@ -86,7 +89,7 @@ def write_json(path: Path, value: Any) -> None:
     null.
     """
     if is_dataclass(value) and not isinstance(value, type):
-        value = _finite(asdict(value))
+        value = finite(asdict(value))
     draft = path.with_name(path.name + ".tmp")
     draft.write_text(json.dumps(value, indent=1) + "\n")
     os.replace(draft, path)
@@ -94,7 +97,7 @@ def write_json(path: Path, value: Any) -> None:
 
 def line_of(record: Record) -> str:
     """A record as its line; JSON knows no NaN or infinity, so they become null."""
-    return json.dumps(_finite(asdict(record)), allow_nan=False) + "\n"
+    return json.dumps(finite(asdict(record)), allow_nan=False) + "\n"
 
 
 def read_result(directory: Path) -> Result | None:
@@ -131,12 +134,12 @@ def read_records(directory: Path) -> Iterator[Record]:
             yield Record(**record | {"values": _numbers(record["values"])})
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
     """`value` with None for every float that is not finite."""
     if isinstance(value, Mapping):
-        return {name: _finite(v) for name, v in value.items()}
+        return {name: finite(v) for name, v in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(v) for v in value]
+        return [finite(v) for v in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
@@ -149,11 +152,11 @@ def _read(path: Path, kind: type) -> Any:
         return None
     try:
         value = json.loads(path.read_text())
-    except json.JSONDecodeError as error:
+        schema = value.get("schema")
+        if schema != SCHEMA:
+            raise InputError(f"{path} has schema {schema}, this version reads {SCHEMA}.")
+        return kind(**{f.name: value[f.name] for f in fields(kind) if f.name in value})
+    except (json.JSONDecodeError, AttributeError, TypeError) as error:
         raise InputError(
             f"{path} is damaged ({error}); restore it or use another --run-dir."
         ) from None
-    if value.get("schema") != SCHEMA:
-        raise InputError(f"{path} has schema {value.get('schema')}, this version reads {SCHEMA}.")
-    known = {f.name for f in fields(kind)}
-    return kind(**{name: v for name, v in value.items() if name in known})

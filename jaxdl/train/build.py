@@ -75,17 +75,18 @@ def _traced_once(fn: Callable, mesh: Mesh, rules: Mapping) -> Callable:
     def traced(*args):
         shapes = jax.tree.map(jax.typeof, args)
         if first and first[0] != shapes:
-            differ = [
-                x for x, y in zip(*map(jax.tree.leaves, (shapes, first[0])), strict=True) if x != y
-            ]
-            raise InputError(
-                f"the program was built for other shapes; these are new: {differ[:5]}."
-            )
+            built, called = (_leaves(seen[1]) for seen in (first[0], shapes))
+            called = called if called != built else "another state"
+            raise InputError(f"the program was built for a batch of {built}, not for {called}.")
         first.append(shapes)
         with parallel.scope(mesh, rules):
             return fn(*args)
 
     return traced
+
+
+def _leaves(batch: Batch) -> str:
+    return ", ".join(f"{name} {x.dtype}{list(x.shape)}" for name, x in batch.items())
 
 
 def _shardings(batch: Batch) -> dict[str, NamedSharding]:
@@ -113,9 +114,8 @@ def _fitting(batch: Batch) -> Iterator[None]:
         raise
     except Exception as error:
         first = str(error).strip().split("\n")[0]
-        leaves = ", ".join(f"{name} {x.dtype}{list(x.shape)}" for name, x in batch.items())
         raise InputError(
             f"model, task and data do not fit: {type(error).__name__}: {first} "
-            f"The batch is {leaves}. "
+            f"The batch is {_leaves(batch)}. "
             "(JAXDL_TRACEBACK=1 shows where.)"
         ) from error

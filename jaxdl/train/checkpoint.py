@@ -41,7 +41,8 @@ class Checkpoints:
     def __init__(
         self, directory: Path, *, primary: str = "", mode: str = "max", last: int = 2, best: int = 1
     ):
-        self.directory, self.primary, self.mode = directory, primary, mode
+        # Orbax takes absolute paths only.
+        self.directory, self.primary, self.mode = directory.absolute(), primary, mode
         self.last, self.keep_best = last, best
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._pending: Future | None = None
@@ -72,7 +73,7 @@ class Checkpoints:
         arrays = _plain(state)
         if next(iter(state.step.devices())).platform == "cpu":
             # On CPU Orbax holds the buffers themselves, and the next step could not be donated to.
-            arrays = jax.tree.map(jnp.copy, arrays)
+            arrays = _copied(arrays)
         draft = self.directory / f"writing-{step:08d}"
         shutil.rmtree(draft, ignore_errors=True)
         try:
@@ -111,8 +112,7 @@ class Checkpoints:
         return self._manifest(step)["hooks"]
 
     def restore(self, abstract: State, *, repair: bool = False) -> State | None:
-        """The newest intact state with the shardings of `abstract`; None when nothing was ever
-        saved.
+        """The newest intact state, laid out like `abstract`; None when nothing was ever saved.
 
         A damaged step is reported and the one before is taken; with `repair` it is also moved
         aside, so that it does not count among the last.
@@ -218,8 +218,7 @@ class Checkpoints:
         resume = f"resumes from step {left[-1]}" if left else "starts again"
         return InputError(
             f"checkpoint {step} could not be written to {self.directory}: {_reason(error)}. Make "
-            f"room or "
-            f"mend the disk, then run the same command again: it {resume}."
+            f"room or mend the disk, then run the same command again: it {resume}."
         )
 
     def _path(self, step: int) -> Path:
@@ -227,6 +226,11 @@ class Checkpoints:
 
     def _manifest(self, step: int) -> dict:
         return json.loads((self._path(step) / MANIFEST).read_text())
+
+
+@jax.jit
+def _copied(arrays: Any) -> Any:
+    return jax.tree.map(jnp.copy, arrays)
 
 
 def _plain(state: State) -> dict[str, Any]:
@@ -270,7 +274,10 @@ def _sha256(path: Path) -> str:
 
 
 def _reason(error: BaseException) -> str:
-    """The innermost cause's first line; Orbax wraps what the system said."""
+    """The innermost cause's first line, its middle left out; Orbax wraps what the system said."""
     while error.__cause__ or error.__context__:
         error = error.__cause__ or error.__context__
-    return str(error).strip().split("\n")[0][:200] or type(error).__name__
+    line = str(error).strip().split("\n")[0] or type(error).__name__
+    if "No space left on device" in line:
+        return "No space left on device"
+    return line if len(line) <= 200 else f"{line[:100]} ... {line[-100:]}"

@@ -11,7 +11,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxdl import data, parallel
 from jaxdl.core import tree
-from jaxdl.core.errors import InputError
+from jaxdl.core.errors import InputError, suggest
 from jaxdl.core.experiment import Experiment
 from jaxdl.core.task import Batch, Player
 from jaxdl.train.state import State
@@ -57,7 +57,14 @@ def batches(exp: Experiment, mesh: Mesh, rules: Mapping) -> tuple[Batch, Batch, 
         raise InputError(f"{type(exp.data).__name__} has no training split.")
     held_out = exp.data.valid() or exp.data.test() or train
     axes = rules["batch"]
-    parts = math.prod(mesh.shape[a] for a in ((axes,) if isinstance(axes, str) else axes or ()))
+    names = (axes,) if isinstance(axes, str) else axes or ()
+    for name in names:
+        if name not in mesh.shape:
+            raise InputError(
+                f"the rules put the batch on mesh axis {name!r}, which is not there; "
+                f"{suggest(name, mesh.shape)}."
+            )
+    parts = math.prod(mesh.shape[name] for name in names)
     sharding = NamedSharding(mesh, PartitionSpec(axes))
     found = []
     for source, split, size, times in (

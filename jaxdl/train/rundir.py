@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -91,8 +92,7 @@ class RunDir:
         return stop
 
     def mute(self) -> None:
-        """Ends writing: what hooks still hold is in the checkpoint, and the resumed run will
-        write it."""
+        """Ends writing: what hooks still hold is in the checkpoint, for the resumed run."""
         self._muted = True
 
     def forget(self, step: int, *splits: str) -> None:
@@ -132,9 +132,17 @@ class RunDir:
     def _open_files(self, step: int) -> None:
         from jaxdl.train.board import Board  # protobuf is slow to import, and readers need none
 
-        records.write_json(self.path / records.PASSPORT, self.passport)
+        records.write_json(self.path / records.PASSPORT, self._stamped(step))
         self._rewrite()
         self._board = Board(self.path / records.TENSORBOARD, step)
+
+    def _stamped(self, step: int) -> Passport:
+        """The run's passport with this sitting's stamp: what may differ from the first one."""
+        if not (self.path / records.PASSPORT).exists():
+            return self.passport
+        first, now = records.read_passport(self.path), asdict(self.passport)
+        stamp = {"step": step} | {name: now[name] for name in records.STAMPED}
+        return replace(first, sittings=(*first.sittings, stamp))
 
     def _rewrite(self) -> None:
         draft = self.path / (records.METRICS + ".tmp")
@@ -170,7 +178,7 @@ def open_run(directory: Path, passport: Passport, *, primary: str, mode: str) ->
     except OSError as error:
         raise InputError(
             f"cannot write the run directory {directory}: {error.strerror}; choose another with "
-            f"--run-dir."
+            "--run-dir."
         ) from None
     checkpoints = Checkpoints(directory / records.CHECKPOINTS, primary=primary, mode=mode)
     return RunDir(directory, passport, checkpoints)
@@ -192,16 +200,14 @@ def check_same(directory: Path, new: Passport) -> Result | None:
         told = [f"{path} {a!r} -> {b!r}" for path, (a, b) in changes.items() if not _free(path)]
         raise InputError(
             f"{directory} holds a run of another experiment ({'; '.join(told[:5])}); choose "
-            f"another --run-dir."
+            "another --run-dir."
         )
     for split, fingerprint in new.data.items():
         if old.data.get(split) != fingerprint:
             raise InputError(
                 f"the {split} data differ from those the run in {directory} began with "
-                f"(fingerprint "
-                f"{fingerprint[:12]}, then {str(old.data.get(split))[:12]}); restore the data or "
-                f"choose "
-                "another --run-dir."
+                f"(fingerprint {fingerprint[:12]}, then {str(old.data.get(split))[:12]}); restore "
+                "the data or choose another --run-dir."
             )
     return records.read_result(directory)
 

@@ -3,12 +3,14 @@
 Run:    python tests/train/small.py VARIANT DIRECTORY STEP SIGNAL
 """
 
+import json
 import math
 import os
 import signal
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ import jax
 import numpy as np
 from flax import linen as nn
 
-from jaxdl.core import Experiment, load_experiment
+from jaxdl.core import Experiment, dump, load_experiment
 from jaxdl.core.loading import load_file
 from jaxdl.core.records import read_records
 from jaxdl.data import Crop, Digits, Scale
@@ -110,6 +112,21 @@ class At:
 
     def close(self):
         """Nothing to do."""
+
+
+@contextmanager
+def shared_programs() -> Iterator[None]:
+    """`fit` compiles an experiment once, whatever its hooks; killed processes show that it may."""
+    module, made = sys.modules["jaxdl.train.fit"], {}
+
+    def build(exp, devices=None):
+        key = json.dumps(dump(replace(exp, hooks=()))), tuple(devices or ())
+        made[key] = made.get(key) or real(exp, devices)
+        return replace(made[key], experiment=exp)
+
+    real, module.build = module.build, build
+    yield
+    module.build = real
 
 
 def watch(*hooks: Any) -> Any:

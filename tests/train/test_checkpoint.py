@@ -19,6 +19,12 @@ small = load_file(__file__.replace("test_checkpoint", "small"))
 ONE = jax.devices()[:1]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def shared_programs():
+    with small.shared_programs():
+        yield
+
+
 @pytest.fixture(scope="module")
 def exp():
     return small.base()

@@ -21,6 +21,12 @@ ONE = jax.devices()[:1]
 nan = float("nan")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def shared_programs():
+    with small.shared_programs():
+        yield
+
+
 @pytest.fixture(scope="module")
 def exp():
     return replace(small.base(), ema=0.0, optim=AdamW(peak_lr=1e-2, schedule=Constant()))

@@ -22,6 +22,12 @@ small = load_file(__file__.replace("test_rundir", "small"))
 ONE = jax.devices()[:1]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def shared_programs():
+    with small.shared_programs():
+        yield
+
+
 @pytest.fixture(scope="module")
 def exp():
     hooks = (Log(every=4), Evaluate(every=6), Histograms(every=10, params="*kernel"), Save(every=6))

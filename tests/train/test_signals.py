@@ -1,5 +1,6 @@
 """A run that is killed or asked to end goes on to the same bits."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import pytest
 from jaxdl.core.change import change
 from jaxdl.core.loading import load_file
 from jaxdl.core.records import read_records, read_result
-from jaxdl.train import build, fit
+from jaxdl.train import fit
 from jaxdl.train.checkpoint import Checkpoints
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -21,10 +22,15 @@ small = load_file(SMALL)
 ONE = jax.devices()[:1]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def shared_programs():
+    with small.shared_programs():
+        yield
+
+
 def newest(directory, exp, devices=ONE):
-    return small.leaves(
-        Checkpoints(directory / "checkpoints").restore(build(exp, devices).abstract)
-    )
+    program = sys.modules["jaxdl.train.fit"].build(exp, devices)  # the shared one
+    return small.leaves(Checkpoints(directory / "checkpoints").restore(program.abstract))
 
 
 @pytest.fixture(autouse=True)
@@ -137,6 +143,7 @@ def test_sigterm_of_the_command_line_exits_75_without_a_traceback(tmp_path):
     run = subprocess.Popen(
         [sys.executable, "-m", "jaxdl", "train", SMALL, "--run-dir", tmp_path / "run", *edits],
         cwd=ROOT,
+        env=os.environ | {"XLA_FLAGS": ""},  # one device compiles sooner
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

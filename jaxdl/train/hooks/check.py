@@ -22,11 +22,13 @@ SPLITS = ("train", "valid", "test")
 
 
 def check_hooks(exp: Experiment) -> None:
-    """Refuses an order of hooks in which one would never act, and splits that are not there.
+    """Refuses hooks that would never act, splits that are not there, a task without direction.
 
     Raises:
         InputError: with the order that works.
     """
+    if exp.task.mode not in ("max", "min"):
+        raise InputError(f"task.mode={exp.task.mode!r} must be 'max' or 'min'.")
     saves = [i for i, hook in enumerate(exp.hooks) if isinstance(hook, Save)]
     if saves and saves != [len(exp.hooks) - 1]:
         raise InputError(
