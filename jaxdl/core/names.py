@@ -101,6 +101,17 @@ def name_of(obj: Any) -> str:
     return f"{_shown(file) if file else _public(obj, module, qualname)}:{qualname}"
 
 
+def short_name_of(obj: Any) -> str:
+    """The shortest name a user may type for `obj`: `jaxdl.optim:SAM`, not `jaxdl.optim.sam:SAM`."""
+    module, _, qualname = name_of(obj).rpartition(":")
+    parts = module.split(".")
+    for end in range(1, len(parts)):
+        package = ".".join(parts[:end])
+        if _get(sys.modules.get(package), qualname) is obj:
+            return f"{package}:{qualname}"
+    return f"{module}:{qualname}"
+
+
 def resolve(name: str) -> Any:
     """The object called `module:qualname` or `path/to/file.py:qualname`.
 

@@ -155,7 +155,8 @@ def _read(path: Path, kind: type) -> Any:
         schema = value.get("schema")
         if schema != SCHEMA:
             raise InputError(f"{path} has schema {schema}, this version reads {SCHEMA}.")
-        return kind(**{f.name: value[f.name] for f in fields(kind) if f.name in value})
+        found = {f.name: value[f.name] for f in fields(kind) if f.name in value}
+        return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in found.items()})
     except (json.JSONDecodeError, AttributeError, TypeError) as error:
         raise InputError(
             f"{path} is damaged ({error}); restore it or use another --run-dir."

@@ -27,8 +27,15 @@ def merge(states: Iterable[Mapping[str, Metric]]) -> dict[str, Metric]:
 
 
 def compute(merged: Mapping[str, Metric]) -> dict[str, float]:
-    """Values by name; what counted nothing (a skipped player, say) is left out."""
-    return {name: float(m.compute()) for name, m in merged.items() if np.any(m.weight)}
+    """Values by name; what counted nothing (a skipped player, say) is left out.
+
+    The count of a state is its `weight`, or `count` as in `clu.metrics`; one with neither is told.
+    """
+    return {name: float(m.compute()) for name, m in merged.items() if np.any(_counted(m))}
+
+
+def _counted(metric: Metric) -> Any:
+    return getattr(metric, "weight", getattr(metric, "count", True))
 
 
 def _widen(x: Any) -> np.ndarray:

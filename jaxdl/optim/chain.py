@@ -8,10 +8,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import jax
+import numpy as np
 import optax
 
 from jaxdl.core import tree
-from jaxdl.core.errors import InputError
+from jaxdl.core.errors import InputError, suggest
+from jaxdl.optim.layers import per_layer
 from jaxdl.optim.rate import scale_by_rate
 from jaxdl.optim.sam import SAM
 from jaxdl.optim.schedule import Constant, Cosine, Linear
@@ -48,7 +50,17 @@ class Optimizer:
         raise NotImplementedError
 
     def build(self, steps: int, params: Any) -> optax.GradientTransformation:
-        """The Optax chain for `steps` updates of `params` (only their paths are read)."""
+        """The Optax chain for `steps` updates of `params` (only paths and shapes are read).
+
+        Raises: InputError where a pattern that is not the class's own matches no parameter.
+        """
+        paths = list(tree.flatten(params))
+        for pattern in self.no_decay:
+            # The class's own patterns suit any model, and few models have all they name.
+            known = pattern in type(self).no_decay or any(tree.matches(p, pattern) for p in paths)
+            if not known:
+                nearest = suggest(pattern.strip("*"), paths)
+                raise InputError(f"no_decay: no parameter matches {pattern!r}; {nearest}.")
         links = [optax.clip_by_global_norm(self.clip)] if self.clip else []
         links.append(self.rule())
         if self.decay:
@@ -112,7 +124,8 @@ class Lion(Optimizer):
 class Adafactor(Optimizer):
     """Factored second moments, updates clipped by RMS, rate relative to the parameter's scale.
 
-    Shazeer & Stern 2018, arXiv:1804.04235, algorithm 4.
+    Shazeer & Stern 2018, arXiv:1804.04235, algorithm 4, on each layer by itself where layers are
+    stacked; a stack so deep that factoring would mix its layers is refused.
     """
 
     decay_rate: float = 0.8
@@ -121,6 +134,23 @@ class Adafactor(Optimizer):
     """Both dimensions of a matrix must be at least this large to be factored."""
     relative: bool = True
     """Multiply updates by max(eps, RMS(parameter))."""
+    stacked: tuple[str, ...] = ("*layers/*",)
+    """Patterns over the paths of parameters [layers, ...], such as those of `nn.Stack`."""
+
+    def build(self, steps: int, params: Any) -> optax.GradientTransformation:
+        """The Optax chain.
+
+        Raises: InputError also where `layers` would be one of the two dimensions factored.
+        """
+        for path, leaf in tree.flatten(params).items():
+            if tree.matches(path, self.stacked) and leaf.ndim > 1:
+                second, first = np.argsort(leaf.shape)[-2:]  # as Optax chooses
+                if leaf.shape[second] >= self.min_factored and 0 in (first, second):
+                    raise InputError(
+                        f"min_factored={self.min_factored} would factor {path!r} "
+                        f"{list(leaf.shape)} over its layers; set it to {leaf.shape[0] + 1}."
+                    )
+        return super().build(steps, params)
 
     def rule(self) -> optax.GradientTransformation:
         """The clipped, optionally relative, factored-RMS direction."""
@@ -128,8 +158,8 @@ class Adafactor(Optimizer):
             optax.scale_by_factored_rms(
                 decay_rate=self.decay_rate, min_dim_size_to_factor=self.min_factored
             ),
-            optax.clip_by_block_rms(self.clip_rms),
+            per_layer(optax.clip_by_block_rms(self.clip_rms), self.stacked),
         ]
         if self.relative:
-            links.append(optax.scale_by_param_block_rms())
+            links.append(per_layer(optax.scale_by_param_block_rms(), self.stacked))
         return optax.chain(*links)

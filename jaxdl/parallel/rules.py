@@ -51,7 +51,7 @@ STRATEGIES: dict[str, Rules] = {"dp": DP}
 
 
 def resolve(rules: str | Rules) -> dict[str, Any]:
-    """The full rule dict of a strategy's name or of a dict; a name it omits is not split.
+    """The full rule dict of a strategy's name, or of a dict of changes to data parallelism.
 
     Raises:
         InputError: on an unknown strategy or logical name.
@@ -62,7 +62,7 @@ def resolve(rules: str | Rules) -> dict[str, Any]:
         return dict(STRATEGIES[rules])
     check_known(rules, PARAMETERS | ACTIVATIONS, "rules")
     lists_as_tuples = {k: tuple(v) if isinstance(v, list) else v for k, v in rules.items()}
-    return dict.fromkeys(PARAMETERS | ACTIVATIONS) | lists_as_tuples
+    return DP | lists_as_tuples
 
 
 def shardings(abstract: Any, mesh: Mesh, rules: str | Rules) -> Any:

@@ -18,8 +18,8 @@ ROWS, WIDTH = 8, 64
 
 def captions(batch: Mapping[str, Any], outputs: Mapping[str, Any]) -> list[str]:
     """Per example the predicted class, its probability, and the label where it differs."""
-    lines = []
-    for i, (said, truth) in enumerate(zip(outputs["label"], batch["label"], strict=True)):
+    truths, lines = batch.get("label", outputs["label"]), []
+    for i, (said, truth) in enumerate(zip(outputs["label"], truths, strict=True)):
         wrong = "" if said == truth else f", is {int(truth)}"
         lines.append(f"{int(said)} {outputs['probability'][i][said]:.1%}{wrong}")
     return lines
@@ -33,15 +33,19 @@ def draw_samples(
     Classifiers show images, the least certain first; generators their images; language models the
     next byte at each place, shaded by probability.
     """
-    if "image" in outputs:
+    if _are_images(outputs.get("image")):
         figure = _images(outputs["image"], None)
-    elif "image" in batch and "probability" in outputs:
-        kept = np.flatnonzero(batch["mask"] > 0)
-        order = kept[np.argsort(outputs["probability"].max(-1)[kept], kind="stable")]
+    elif _are_images(batch.get("image")) and _ranks(outputs, label=1, probability=2):
+        order = np.argsort(outputs["probability"].max(-1), kind="stable")
+        if "mask" in batch:
+            order = order[batch["mask"][order] > 0]
         told = np.array(captions(batch, outputs))[order]
         figure = _images(batch["image"][order], list(told))
     elif (
-        "tokens" in batch and outputs["logits"].shape[-1] <= 256 and outputs["token"].size >= WIDTH
+        _ranks(batch, tokens=2)
+        and _ranks(outputs, logits=3, token=2, probability=2)
+        and outputs["logits"].shape[-1] <= 256
+        and outputs["token"].size >= WIDTH
     ):
         figure = _text(
             batch["tokens"][:, 1:].ravel(), *(outputs[k].ravel() for k in ("token", "probability"))
@@ -50,6 +54,16 @@ def draw_samples(
         return None
     figure.savefig(directory / SAMPLES, dpi=110)
     return directory / SAMPLES
+
+
+def _ranks(arrays: Mapping[str, Any], **ranks: int) -> bool:
+    """Whether all of these are there, of these ranks."""
+    return all(name in arrays and np.ndim(arrays[name]) == rank for name, rank in ranks.items())
+
+
+def _are_images(images: Any) -> bool:
+    """Whether matplotlib shows them: [B, H, W, C], grey or in colours."""
+    return np.ndim(images) == 4 and images.shape[-1] in (1, 3, 4)
 
 
 def _images(images: np.ndarray, told: list[str] | None) -> Figure:

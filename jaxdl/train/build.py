@@ -73,7 +73,7 @@ def _traced_once(fn: Callable, mesh: Mesh, rules: Mapping) -> Callable:
     first = []
 
     def traced(*args):
-        shapes = jax.tree.map(jax.typeof, args)
+        shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), args)
         if first and first[0] != shapes:
             built, called = (_leaves(seen[1]) for seen in (first[0], shapes))
             called = called if called != built else "another state"

@@ -197,11 +197,15 @@ class Checkpoints:
         for draft in self.directory.glob("writing-*"):
             log.warning("%s was not complete when the run ended; it is deleted.", draft.name)
             shutil.rmtree(draft)
+        for gone in self.directory.glob("deleting-*"):
+            shutil.rmtree(gone)
 
     def _prune(self) -> None:
         steps, best = self.steps(), [step for step, _ in self._ranked()[: self.keep_best]]
         for step in set(steps) - set(steps[-self.last :]) - set(best):
-            shutil.rmtree(self._path(step))
+            # Renamed first: a kill amid the deletion must not leave what looks like a damaged step.
+            gone = self._path(step).rename(self.directory / f"deleting-{step:08d}")
+            shutil.rmtree(gone)
 
     def _ranked(self) -> list[tuple[int, float]]:
         """Steps and values of the primary metric, best and earliest first; NaN is no value."""

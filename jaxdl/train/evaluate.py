@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from jaxdl import data
 from jaxdl.core.errors import InputError
 from jaxdl.metrics import compute, merge
+from jaxdl.train.layout import evaluation_transform
 from jaxdl.train.program import Program
 from jaxdl.train.state import State
 
 
 def evaluation_batches(program: Program, split: str):
     """`get(n)` and the number of batches of one pass over `split`, in order, the last one padded.
+
+    Examples go through the transform of evaluation, those of the training split too.
 
     Raises:
         InputError: the data have no such split.
@@ -24,7 +29,8 @@ def evaluation_batches(program: Program, split: str):
         source,
         batch=size,
         seed=program.experiment.seed,
-        transform=config.transform(split),
+        plan=config.plan(split) if split != "train" else None,
+        transform=evaluation_transform(config, split),
         epochs=1,
         shuffle=False,
         mesh=program.mesh,
@@ -33,7 +39,15 @@ def evaluation_batches(program: Program, split: str):
     return get, data.count(source, size)
 
 
-def evaluate(program: Program, state: State, split: str) -> dict[str, float]:
-    """Metrics of `split`, exact over its examples."""
+def evaluate(
+    program: Program, state: State, split: str, between: Callable[[], None] = lambda: None
+) -> dict[str, float]:
+    """Metrics of `split`, exact over its examples; `between` is called before each batch."""
     get, count = evaluation_batches(program, split)
-    return compute(merge(program.evaluate(state, get(n), n) for n in range(count)))
+
+    def states():
+        for n in range(count):
+            between()
+            yield program.evaluate(state, get(n), n)
+
+    return compute(merge(states()))

@@ -12,17 +12,20 @@ from typing import Any
 import jax
 
 from jaxdl import data
+from jaxdl.core import records
+from jaxdl.core.codec import load
+from jaxdl.core.errors import InputError
 from jaxdl.core.experiment import Experiment
 from jaxdl.core.hook import Stop
-from jaxdl.core.records import Result
+from jaxdl.core.records import Passport, Result
 from jaxdl.train.build import build
+from jaxdl.train.check import check_experiment, check_program
 from jaxdl.train.evaluate import evaluate
-from jaxdl.train.hooks.check import check_hooks, check_metrics
 from jaxdl.train.loop import train
 from jaxdl.train.passport import issue
 from jaxdl.train.program import Program
 from jaxdl.train.rundir import RunDir, check_same, open_run
-from jaxdl.train.signals import signals
+from jaxdl.train.signals import Signals, signals
 from jaxdl.train.state import State
 
 log = logging.getLogger("jaxdl")
@@ -57,19 +60,23 @@ def fit(
         InputError: the experiment cannot run, or the directory cannot hold it; nothing is touched
         then.
     """
-    check_hooks(exp)
+    check_experiment(exp)
+    if jax.process_count() > 1:
+        raise InputError("several processes cannot train one run yet; start one process.")
     passport = issue(exp, source, devices)
     ended = check_same(directory, passport)
-    if ended and ended.finished and (ended.status == "stopped" or ended.steps >= exp.steps):
+    if ended and _nothing_left(exp, ended, records.read_passport(directory)):
+        log.info("%s ended before, after %d steps; nothing was trained.", directory, ended.steps)
         return Fitted(ended)
     program = build(exp, devices)
-    check_metrics(program)
-    with closing(
-        open_run(directory, passport, primary=exp.task.primary, mode=exp.task.mode)
-    ) as run:
+    check_program(program)
+    with (
+        closing(open_run(directory, passport, exp.task.primary, exp.task.mode)) as run,
+        signals() as interrupt,
+    ):
         try:
-            state, stop = _train(program, run, watch)
-            return _conclude(program, run, state, stop)
+            state, stop = _train(program, run, watch, interrupt)
+            return _conclude(program, run, state, stop, interrupt)
         except BaseException:
             if run.begun:
                 with suppress(OSError):  # a full disk is what may have failed
@@ -77,18 +84,24 @@ def fit(
             raise
 
 
-def _train(program: Program, run: RunDir, watch: Callable) -> tuple[State, Stop | None]:
+def _nothing_left(exp: Experiment, ended: Result, passport: Passport) -> bool:
+    """Whether the run that ended would not go on: its steps are done, or its own hooks ended it."""
+    if ended.status == "stopped":
+        return load(passport.experiment).hooks == exp.hooks
+    return ended.status == "done" and ended.steps >= exp.steps
+
+
+def _train(
+    program: Program, run: RunDir, watch: Callable, interrupt: Signals
+) -> tuple[State, Stop | None]:
     exp = program.experiment
     with ExitStack() as stack:
-        interrupt = stack.enter_context(signals())
         state = run.checkpoints.restore(program.abstract, repair=True)
         start = 0 if state is None else int(state.step)
         state = program.init() if state is None else state
         run.begin(start)
         hooks = [stack.enter_context(closing(config.open(program, run))) for config in exp.hooks]
-        run.hooks = {
-            f"{i} {type(h).__name__}": h for i, h in enumerate(hooks) if hasattr(h, "snapshot")
-        }
+        run.hooks = _named([hook for hook in hooks if hasattr(hook, "snapshot")])
         stop = run.resume(start) if start else None
         if start:
             log.info("resumed at step %d of %d.", start, exp.steps)
@@ -106,31 +119,47 @@ def _train(program: Program, run: RunDir, watch: Callable) -> tuple[State, Stop 
     return state, stop
 
 
-def _conclude(program: Program, run: RunDir, state: State, stop: Stop | None) -> Fitted:
+def _conclude(
+    program: Program, run: RunDir, state: State, stop: Stop | None, interrupt: Signals
+) -> Fitted:
     """Evaluates what is finished and writes result.json."""
-    step = int(state.step)
+    step, metrics = int(state.step), {}
     run.checkpoints.wait()
-    status, code = (stop.status, stop.code) if stop else ("done", 0)
+    if stop is None or stop.status == "stopped":
+        state = _best(program, run, state)
+        config = program.experiment.data
+        splits = [name for name in ("valid", "test") if getattr(config, name)() is not None]
+        try:
+            for split in splits:
+                metrics[split] = evaluate(program, state, split, lambda: interrupt(step, None, {}))
+        except Stop as raised:
+            stop, metrics = raised, {}
     if stop:
-        log.warning("%s.", stop)
-    if status in ("preempted", "failed"):
-        result = _result(program, run, status, step)
-        run.finish(result)
-        return Fitted(result, code)
-    best = run.checkpoints.best()
-    if best and best[0] != step:
-        if damage := run.checkpoints.damage(best[0]):
-            log.warning(
-                "the best checkpoint, %d, is damaged (%s); taking the last.", best[0], damage
-            )
-        else:
-            state = run.checkpoints.load(best[0], program.abstract)
-    config = program.experiment.data
-    splits = [name for name in ("valid", "test") if getattr(config, name)() is not None]
-    metrics = {split: evaluate(program, state, split) for split in splits}
+        log.warning("%s.", str(stop).rstrip("."))
+    status, code = (stop.status, stop.code) if stop else ("done", 0)
     result = _result(program, run, status, step, metrics)
     run.finish(result)
-    return Fitted(result, code, program, state)
+    return Fitted(result, code, program, state) if result.finished else Fitted(result, code)
+
+
+def _best(program: Program, run: RunDir, state: State) -> State:
+    """The best state by the primary metric; `state`, the last, where there is none."""
+    best = run.checkpoints.best()
+    if best is None or best[0] == int(state.step):
+        return state
+    if damage := run.checkpoints.damage(best[0]):
+        log.warning("the best checkpoint, %d, is damaged (%s); taking the last.", best[0], damage)
+        return state
+    return run.checkpoints.load(best[0], program.abstract)
+
+
+def _named(hooks: Sequence[Any]) -> dict[str, Any]:
+    """Hooks by type and number among their type, which survive a reordering."""
+    kinds = [type(hook).__name__ for hook in hooks]
+    return {
+        f"{kind} {kinds[:i].count(kind)}": hook
+        for i, (kind, hook) in enumerate(zip(kinds, hooks, strict=True))
+    }
 
 
 def _batches(program: Program) -> Callable:

@@ -34,7 +34,8 @@ def state_shardings(
         shapes = tree.flatten(tree.select(abstract.params, player.params))
 
         def place(path, leaf, specs=specs, shapes=shapes):
-            name = next((n for n in specs if tree.path_of(path).endswith("/" + n)), None)
+            found = [n for n in specs if f"/{tree.path_of(path)}".endswith(f"/{n}")]
+            name = max(found, key=len, default=None)  # `head/kernel` also ends `lower/head/kernel`
             return _like(leaf, shapes[name], specs[name]) if name else everywhere
 
         opt[player.name] = jax.tree_util.tree_map_with_path(place, abstract.opt[player.name])
@@ -50,32 +51,63 @@ def batches(exp: Experiment, mesh: Mesh, rules: Mapping) -> tuple[Batch, Batch, 
     """Abstract training and evaluation batches with their shardings, and the `sizes` of the data.
 
     Raises:
-        InputError: there is no training data, or a batch does not divide.
+        InputError: a split is missing, empty or unlike the others, a batch does not divide, or
+        devices of the mesh would all do the same.
     """
-    train = exp.data.train()
-    if train is None:
+    axes = _batch_axes(mesh, rules)
+    parts = math.prod(mesh.shape[name] for name in axes)
+    sharding = NamedSharding(mesh, PartitionSpec(axes or None))
+    sources = {split: getattr(exp.data, split)() for split in ("train", "valid", "test")}
+    sources = {split: source for split, source in sources.items() if source is not None}
+    if "train" not in sources:
         raise InputError(f"{type(exp.data).__name__} has no training split.")
-    held_out = exp.data.valid() or exp.data.test() or train
+    for split, source in sources.items():
+        if not len(source):
+            raise InputError(f"the {split} split of {type(exp.data).__name__} is empty.")
+    _divides("data.batch", exp.data.batch, parts, exp.accumulate)
+    evaluated = "data.eval_batch" if exp.data.eval_batch else "data.batch"
+    _divides(evaluated, size := exp.data.eval_batch or exp.data.batch, parts, 1)
+    train = data.abstract(sources["train"], exp.data.batch, exp.data.transform("train"))
+    held_out = {
+        split: data.abstract(source, size, evaluation_transform(exp.data, split), mask=True)
+        for split, source in sources.items()
+        if split != "train" or len(sources) == 1
+    }
+    (first, spec), *others = held_out.items()
+    for split, other in others:
+        if other != spec:
+            raise InputError(f"batches of {split} ({other}) are unlike those of {first} ({spec}).")
+    train, spec = jax.tree.map(lambda x: x.update(sharding=sharding), (train, spec))
+    return train, spec, getattr(sources["train"], "sizes", {})
+
+
+def evaluation_transform(config: Any, split: str) -> Any:
+    """What examples of `split` go through in evaluation: never the augmentation of training."""
+    return config.transform("valid" if split == "train" else split)
+
+
+def _batch_axes(mesh: Mesh, rules: Mapping) -> tuple[str, ...]:
+    """Mesh axes that split the batch."""
     axes = rules["batch"]
-    names = (axes,) if isinstance(axes, str) else axes or ()
-    for name in names:
+    axes = (axes,) if isinstance(axes, str) else tuple(axes or ())
+    for name in axes:
         if name not in mesh.shape:
             raise InputError(
                 f"the rules put the batch on mesh axis {name!r}, which is not there; "
                 f"{suggest(name, mesh.shape)}."
             )
-    parts = math.prod(mesh.shape[name] for name in names)
-    sharding = NamedSharding(mesh, PartitionSpec(axes))
-    found = []
-    for source, split, size, times in (
-        (train, "train", exp.data.batch, exp.accumulate),
-        (held_out, "valid", exp.data.eval_batch or exp.data.batch, 1),
-    ):
-        name = "batch" if split == "train" or not exp.data.eval_batch else "eval_batch"
-        _divides(f"data.{name}", size, parts, times)
-        spec = data.abstract(source, size, exp.data.transform(split), mask=split != "train")
-        found.append(jax.tree.map(lambda x: x.update(sharding=sharding), spec))
-    return found[0], found[1], getattr(train, "sizes", {})
+    used = {
+        name
+        for value in rules.values()
+        for name in ((value,) if isinstance(value, str) else value or ())
+    }
+    for name, size in mesh.shape.items():
+        if size > 1 and name not in used:
+            raise InputError(
+                f"no rule uses mesh axis {name!r}, so its {size} devices would all do the same; "
+                f"set mesh.{name}=1, or map a name to it in the rules."
+            )
+    return axes
 
 
 def _divides(name: str, size: int, parts: int, times: int) -> None:
@@ -88,13 +120,17 @@ def _divides(name: str, size: int, parts: int, times: int) -> None:
 
 
 def _like(leaf: Any, shape: Any, sharding: NamedSharding) -> NamedSharding:
-    """The sharding of a leaf that kept some of its parameter's dimensions, in order."""
+    """The sharding of a leaf that kept some of its parameter's dimensions.
+
+    Which of several equally long dimensions a factored leaf kept cannot be seen; where they are
+    laid out differently, that dimension is not split.
+    """
     spec = (*sharding.spec, *(None,) * (len(shape.shape) - len(sharding.spec)))
-    kept, rest = [], list(zip(shape.shape, spec, strict=True))
+    if leaf.shape == shape.shape:
+        return NamedSharding(sharding.mesh, PartitionSpec(*spec))
+    kept = []
     for size in leaf.shape:
-        while rest and rest[0][0] != size:
-            rest.pop(0)
-        if not rest:
-            return NamedSharding(sharding.mesh, PartitionSpec())
-        kept.append(rest.pop(0)[1])
-    return NamedSharding(sharding.mesh, PartitionSpec(*kept))
+        places = {axes for length, axes in zip(shape.shape, spec, strict=True) if length == size}
+        kept.append(places.pop() if len(places) == 1 else None)
+    twice = [axes for axes in kept if axes is not None and kept.count(axes) > 1]
+    return NamedSharding(sharding.mesh, PartitionSpec(*(None if a in twice else a for a in kept)))

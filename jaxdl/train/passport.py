@@ -20,6 +20,8 @@ from jaxdl.core.experiment import Experiment
 from jaxdl.core.records import Passport
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "chex", "clu", "numpy")
+CODE = (".py", ".toml", ".cfg")
+"""What untracked files must end in to count as code."""
 FLAGS = (
     "XLA_FLAGS",
     "LIBTPU_INIT_ARGS",
@@ -58,21 +60,31 @@ def fingerprints(data: Any) -> dict[str, str]:
 
 
 def _code() -> dict[str, Any]:
-    """Revision of the working directory's repository, and a digest of what is not committed."""
-    revision = _git("rev-parse", "HEAD")
-    if revision is None:
-        return {"revision": None, "diff": None}
-    diff = _git("diff", "HEAD") or ""
-    return {
-        "revision": revision.strip(),
-        "diff": hashlib.sha256(diff.encode()).hexdigest()[:16] if diff else None,
-    }
+    """The state of the repositories that hold jaxdl and the working directory."""
+    return {"jaxdl": _revision(Path(jaxdl.__file__).parent), "here": _revision(Path.cwd())}
 
 
-def _git(*args: str) -> str | None:
+def _revision(folder: Path) -> dict[str, str | None] | None:
+    """Commit of the repository around `folder`, and a digest of all that is not committed."""
+    top = _git(folder, "rev-parse", "--show-toplevel")
+    if top is None:
+        return None
+    root = Path(top.strip())
+    revision = _git(root, "rev-parse", "HEAD")
+    changes = hashlib.sha256((_git(root, "diff", "HEAD") or "").encode())
+    untracked = (_git(root, "ls-files", "--others", "--exclude-standard", "-z") or "").split("\0")
+    for name in sorted(filter(None, untracked)):
+        if name.endswith(CODE):  # data and runs may be large, and are fingerprinted elsewhere
+            changes.update(name.encode() + (root / name).read_bytes())
+    clean = hashlib.sha256(b"").hexdigest()
+    diff = changes.hexdigest()
+    return {"revision": revision and revision.strip(), "diff": None if diff == clean else diff[:16]}
+
+
+def _git(folder: Path, *args: str) -> str | None:
     try:
         done = subprocess.run(
-            ["git", *args], capture_output=True, text=True, timeout=10, cwd=Path.cwd(), check=False
+            ["git", *args], capture_output=True, text=True, timeout=10, cwd=folder, check=False
         )
     except (OSError, subprocess.TimeoutExpired):
         return None

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import logging
+import os
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, replace
@@ -27,7 +29,7 @@ log = logging.getLogger("jaxdl")
 class RunDir:
     """One run on disk. Implements `jaxdl.core.hook.Run`."""
 
-    def __init__(self, directory: Path, passport: Passport, checkpoints: Checkpoints):
+    def __init__(self, directory: Path, passport: Passport, checkpoints: Checkpoints, lock: int):
         self.path, self.passport, self.checkpoints = directory, passport, checkpoints
         self.result = records.read_result(directory)
         self.records = list(records.read_records(directory))
@@ -36,6 +38,7 @@ class RunDir:
         self.hooks: dict[str, Any] = {}
         self.saved: int | None = None
         self._writes = jax.process_index() == 0
+        self._lock = lock
         before = [r.time for r in self.records] + [self.result.seconds if self.result else 0.0]
         self._start = time.monotonic() - max(before)
         self._lines = self._board = None
@@ -83,6 +86,8 @@ class RunDir:
     def resume(self, step: int) -> Stop | None:
         """Gives the hooks what they left at `step`; what the first says that wants no more."""
         self.saved, saved, stop = step, self.checkpoints.hooks(step), None
+        if lost := saved.keys() - self.hooks.keys():
+            log.warning("no hook took up what these had kept: %s.", ", ".join(sorted(lost)))
         for name, hook in self.hooks.items():
             try:
                 if name in saved:
@@ -128,6 +133,7 @@ class RunDir:
             self.checkpoints.close()
         finally:
             self._close_files()
+            os.close(self._lock)
 
     def _open_files(self, step: int) -> None:
         from jaxdl.train.board import Board  # protobuf is slow to import, and readers need none
@@ -142,7 +148,8 @@ class RunDir:
             return self.passport
         first, now = records.read_passport(self.path), asdict(self.passport)
         stamp = {"step": step} | {name: now[name] for name in records.STAMPED}
-        return replace(first, sittings=(*first.sittings, stamp))
+        sittings = (*first.sittings, stamp)
+        return replace(first, experiment=now["experiment"], sittings=sittings)
 
     def _rewrite(self) -> None:
         draft = self.path / (records.METRICS + ".tmp")
@@ -164,11 +171,11 @@ class RunDir:
             self._history.setdefault(name, []).append((record.step, value))
 
 
-def open_run(directory: Path, passport: Passport, *, primary: str, mode: str) -> RunDir:
+def open_run(directory: Path, passport: Passport, primary: str, mode: str) -> RunDir:
     """The run directory of this passport's experiment, new or to be resumed.
 
     Raises:
-        InputError: it cannot be written.
+        InputError: it cannot be written, or another process trains in it.
     """
     try:
         directory.mkdir(parents=True, exist_ok=True)
@@ -180,8 +187,22 @@ def open_run(directory: Path, passport: Passport, *, primary: str, mode: str) ->
             f"cannot write the run directory {directory}: {error.strerror}; choose another with "
             "--run-dir."
         ) from None
+    lock = _lock(directory)
     checkpoints = Checkpoints(directory / records.CHECKPOINTS, primary=primary, mode=mode)
-    return RunDir(directory, passport, checkpoints)
+    return RunDir(directory, passport, checkpoints, lock)
+
+
+def _lock(directory: Path) -> int:
+    """A descriptor that keeps other processes out of the run until it is closed."""
+    lock = os.open(directory, os.O_RDONLY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(lock)
+        raise InputError(
+            f"another process trains in {directory}; wait for it, or choose another --run-dir."
+        ) from None
+    return lock
 
 
 def check_same(directory: Path, new: Passport) -> Result | None:

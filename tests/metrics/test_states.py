@@ -1,10 +1,11 @@
 import inspect
 
+import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from clu.metrics import Metric
+from clu import metrics as clu_metrics
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, log_loss
@@ -30,7 +31,9 @@ EXAMPLES = {
         jnp.array(LOGITS), jnp.array(LOGITS) + 1, jnp.ones(SIZE)
     ),
 }
-KINDS = [k for k in vars(metrics).values() if inspect.isclass(k) and issubclass(k, Metric)]
+KINDS = [
+    k for k in vars(metrics).values() if inspect.isclass(k) and issubclass(k, clu_metrics.Metric)
+]
 
 
 def padded(starts):
@@ -121,6 +124,38 @@ def test_what_counted_nothing_is_left_out():
     empty = Accuracy.from_model_output(jnp.array(LOGITS), jnp.array(LABELS), jnp.zeros(SIZE))
     found = compute(merge([{"a": empty, "m": Mean.empty(), "k": EXAMPLES[Mean]()}] * 2))
     assert list(found) == ["k"]
+
+
+def test_metrics_of_clu_are_merged_and_empty_without_a_count():
+    def told(mask):
+        logits, labels, mask = jnp.array(LOGITS), jnp.array(LABELS), jnp.array(mask)
+        return {
+            "accuracy": clu_metrics.Accuracy.from_model_output(
+                logits=logits, labels=labels, mask=mask
+            ),
+            "mean": clu_metrics.Average.from_model_output(jnp.array(VALUES), mask),
+        }
+
+    first = np.arange(SIZE) < 20
+    found = compute(merge([told(first), told(~first), told(np.zeros(SIZE, bool))]))
+    assert found["accuracy"] == (LOGITS.argmax(-1) == LABELS).mean()
+    assert found["mean"] == pytest.approx(VALUES.astype(float).mean(), rel=1e-5)
+    assert compute(merge([told(np.zeros(SIZE, bool))])) == {}
+
+
+def test_a_state_that_counts_nothing_is_never_empty():
+    @flax.struct.dataclass
+    class Largest(clu_metrics.Metric):
+        value: jax.Array
+
+        def merge(self, other):
+            return Largest(value=np.maximum(self.value, other.value))
+
+        def compute(self):
+            return self.value
+
+    zeros = [{"largest": Largest(value=jnp.float32(x))} for x in (-1, 0)]
+    assert compute(merge(zeros)) == {"largest": 0.0}
 
 
 def test_every_metric_has_an_example():

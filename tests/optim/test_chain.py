@@ -149,6 +149,66 @@ def test_adafactor_keeps_a_row_and_a_column_of_a_factored_matrix():
     assert (4, 6) not in shapes
 
 
+STACKABLE = {
+    "adamw": AdamW(LR, Constant(), decay=DECAY),
+    "sgd": SGD(LR, Constant(), decay=DECAY),
+    "lion": Lion(LR, Constant(), decay=DECAY),
+    "adafactor": Adafactor(LR, Constant(), decay=DECAY),
+    "adafactor_small": Adafactor(LR, Constant(), min_factored=8, clip_rms=0.1),
+    "adafactor_absolute": Adafactor(LR, Constant(), relative=False, clip_rms=0.1),
+    "adafactor_whole": Adafactor(LR, Constant(), min_factored=1000, clip_rms=0.1),
+}
+
+
+@pytest.mark.parametrize("optim", STACKABLE.values(), ids=STACKABLE)
+def test_stacked_layers_are_updated_as_the_layers_by_themselves(optim):
+    """Scanning over layers must not change the algorithm, however their scales differ."""
+    rng, scales = np.random.default_rng(1), (1.0, 100.0, 0.01)
+
+    def layers():
+        shapes = {"kernel": (128, 130), "small": (9, 8), "bias": (130,)}
+        return [
+            {k: (s * rng.normal(size=shape)).astype(np.float32) for k, shape in shapes.items()}
+            for s in scales
+        ]
+
+    def stacked(parts):
+        return {"blocks": {"layers": jax.tree.map(lambda *x: np.stack(x), *parts)}}
+
+    def apart(parts):
+        return {f"block_{i}": part for i, part in enumerate(parts)}
+
+    params, grads = layers(), [layers() for _ in range(3)]
+    expected = after(optim, apart(params), [apart(g) for g in grads])
+    found = after(optim, stacked(params), [stacked(g) for g in grads])
+    for step, alone in zip(found, expected, strict=True):
+        trees = (step, stacked(alone.values()), stacked(params))
+        for a, b, p in zip(*map(jax.tree.leaves, trees), strict=True):
+            assert not np.array_equal(a, p)
+            np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+def test_that_law_covers_every_optimizer():
+    assert {type(optim) for optim in STACKABLE.values()} == set(Optimizer.__subclasses__())
+
+
+def test_a_stack_that_adafactor_would_factor_over_its_layers_is_refused():
+    deep = {"blocks": {"layers": {"bias": np.ones((8, 16)), "kernel": np.ones((8, 16, 16))}}}
+    says = r"min_factored=8 would factor 'blocks/layers/bias' \[8, 16\] .* set it to 9"
+    with pytest.raises(InputError, match=says):
+        Adafactor(min_factored=8).build(10, deep)
+    Adafactor(min_factored=9).build(10, deep)
+    Adafactor(min_factored=8, stacked=()).build(10, deep)
+
+
+def test_a_pattern_that_spares_nothing_from_decay_is_refused():
+    params = {"norm": {"scale": np.ones(4)}, "tokens": {"embedding": np.ones((5, 4))}}
+    with pytest.raises(InputError, match="'\\*embeding'; did you mean 'tokens/embedding'"):
+        AdamW(no_decay=("*scale", "*embeding")).build(10, params)
+    AdamW(no_decay=("*bias", "*embedding")).build(10, params)  # no bias: the default's own pattern
+    AdamW().build(10, {"kernel": np.ones((2, 3))})
+
+
 @pytest.mark.row("X-008")
 @pytest.mark.parametrize("optim", [AdamW, SGD, Lion, Adafactor])
 def test_decay_shrinks_by_rate_times_decay_whatever_the_gradients_were(optim):

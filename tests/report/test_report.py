@@ -155,6 +155,35 @@ def test_generated_images_and_text_are_pictured_and_other_things_are_not(tmp_pat
     assert report.draw_samples(tmp_path, {"tokens": tokens}, wide) is None
 
 
+CLASSES = {"label": np.array([1, 0]), "probability": np.array([[0.25, 0.75], [0.875, 0.125]])}
+WORDS = {"tokens": np.zeros((2, 129), int)}
+
+
+@pytest.mark.parametrize(
+    ("batch", "outputs"),
+    [
+        ({"image": np.ones((2, 64))}, CLASSES),
+        ({"image": np.ones((2, 8, 8, 2))}, CLASSES),
+        ({"image": np.ones((2, 8, 8, 1))}, {"probability": CLASSES["probability"]}),
+        ({"image": np.ones((2, 8, 8, 1))}, CLASSES | {"probability": np.ones(2)}),
+        ({"image": np.ones((2, 8, 8, 1))}, {}),
+        ({}, {"image": np.ones((2, 64))}),
+        (WORDS, {}),
+        (WORDS, {"token": WORDS["tokens"][:, 1:], "probability": np.ones((2, 128))}),
+        ({"tokens": np.zeros(129, int)}, {"logits": np.ones((128, 9)), "token": np.zeros(128)}),
+    ],
+)
+def test_what_lacks_a_part_is_not_pictured(batch, outputs, tmp_path):
+    assert report.draw_samples(tmp_path, batch, outputs) is None and not list(tmp_path.iterdir())
+
+
+def test_a_classifier_without_labels_shows_its_predictions(tmp_path, figures):
+    images = np.random.default_rng(0).uniform(size=(2, 8, 8, 3))
+    assert report.draw_samples(tmp_path, {"image": images}, CLASSES)
+    (figure,) = figures
+    assert [axes.get_title() for axes in figure.axes] == ["1 75.0%", "0 87.5%"]
+
+
 def test_a_trained_run_of_an_ema_is_pictured_with_the_average(run):
     _, fitted = run
     exp = replace(fitted.program.experiment, ema=0.5)

@@ -1,5 +1,6 @@
 """From an experiment to a finished run: it learns, it logs, it repeats itself bit for bit."""
 
+import signal
 import sys
 from dataclasses import replace
 
@@ -7,12 +8,14 @@ import jax
 import pytest
 
 from jaxdl.core.change import change
+from jaxdl.core.codec import load
+from jaxdl.core.errors import InputError
 from jaxdl.core.loading import load_file
-from jaxdl.core.records import read_records, read_result
+from jaxdl.core.records import read_passport, read_records, read_result
 from jaxdl.data import Digits
 from jaxdl.models.mlp import MLP
 from jaxdl.optim import AdamW, Constant, Cosine
-from jaxdl.train import Evaluate, Log, Save, fit
+from jaxdl.train import EarlyStop, Evaluate, Log, Save, fit
 from jaxdl.train.checkpoint import Checkpoints
 from jaxdl.train.rundir import RunDir
 
@@ -132,3 +135,49 @@ def test_time_is_counted_over_all_sittings(exp, tmp_path):
     assert 0 < first < second == read_result(tmp_path).seconds
     times = [r.time for r in read_records(tmp_path)]
     assert times == sorted(times)
+
+
+def test_a_second_process_is_kept_out_of_a_run(exp, tmp_path):
+    refused = []
+
+    def second():
+        with pytest.raises(InputError, match="another process trains in"):
+            fit(exp, tmp_path / "run", devices=ONE)
+        refused.append(True)
+
+    fitted = fit(exp, tmp_path / "run", watch=small.watch(small.At(5, second)), devices=ONE)
+    assert refused and fitted.result.status == "done"
+
+
+def test_sigterm_during_the_last_evaluation_is_a_preemption(whole, exp, tmp_path, monkeypatch):
+    module = sys.modules["jaxdl.train.fit"]
+    real = module.evaluate
+
+    def evaluate(*args):
+        small.send(signal.SIGTERM)()
+        return real(*args)
+
+    monkeypatch.setattr(module, "evaluate", evaluate)
+    cut = fit(exp, tmp_path / "run", devices=ONE)
+    assert (cut.code, cut.result.status, cut.result.steps) == (75, "preempted", exp.steps)
+    monkeypatch.undo()
+    again = fit(exp, tmp_path / "run", devices=ONE)
+    assert again.code == 0 and again.result.metrics == whole[1].result.metrics
+
+
+def test_a_run_ended_by_its_hooks_goes_on_under_others(exp, tmp_path, caplog):
+    script = small.Scripted("valid", "accuracy", (0.5, 0.5, 0.5), every=5)
+    first = replace(exp, hooks=(script, EarlyStop(patience=2), Save(every=10)))
+    stopped = fit(first, tmp_path, devices=ONE)
+    assert (stopped.result.status, stopped.result.steps) == ("stopped", 15)
+    caplog.clear()
+    assert fit(first, tmp_path, devices=ONE).result == stopped.result
+    caplog.set_level("INFO", "jaxdl")
+    fit(first, tmp_path, devices=ONE)
+    assert "nothing was trained" in caplog.text
+    second = replace(exp, hooks=(script, EarlyStop(patience=9), Save(every=10)))
+    went_on = fit(second, tmp_path, devices=ONE)
+    assert (went_on.result.status, went_on.result.steps) == ("done", exp.steps)
+    passport = read_passport(tmp_path)
+    assert [s["step"] for s in passport.sittings] == [15]
+    assert load(passport.experiment).hooks == second.hooks

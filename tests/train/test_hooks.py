@@ -1,5 +1,6 @@
 """Hooks act exactly where the closed form says, also after an interruption."""
 
+import signal
 from dataclasses import dataclass, replace
 
 import jax
@@ -11,6 +12,7 @@ from jaxdl.core.change import change
 from jaxdl.core.errors import InputError
 from jaxdl.core.loading import load_file
 from jaxdl.core.records import read_records, read_result
+from jaxdl.data import Scale
 from jaxdl.optim import AdamW, Constant
 from jaxdl.train import EarlyStop, Evaluate, Histograms, Log, ReduceOnPlateau, Save, fit
 from jaxdl.train.checkpoint import Checkpoints
@@ -179,17 +181,60 @@ class Explode:
         return examples | {"image": np.full(examples["image"].shape, np.inf, np.float32)}
 
 
-@pytest.mark.parametrize(("steps", "every", "ended"), [(50, 4, 8), (5, 4, 5), (3, 50, 3)])
-def test_a_run_without_one_finite_gradient_fails_after_two_intervals(
-    steps, every, ended, exp, tmp_path, caplog
-):
+@pytest.mark.parametrize(
+    ("steps", "every", "ended"), [(50, 4, 12), (50, 1, 9), (5, 4, 5), (3, 50, 3)]
+)
+def test_a_run_without_one_finite_gradient_fails(steps, every, ended, exp, tmp_path, caplog):
     exp = change(exp, {"data.train_transform": (Explode(),)})
-    fitted = run(exp, tmp_path, Log(every=every), steps=steps)
+    fitted = run(exp, tmp_path, Log(every=every, give_up=8), steps=steps)
     assert (fitted.code, fitted.result.status, fitted.result.steps) == (1, "failed", ended)
     assert "finite gradient" in caplog.text and read_result(tmp_path).status == "failed"
     assert all(v["skipped"] == 1 for _, split, v in small.told(tmp_path) if split == "train")
-    again = run(exp, tmp_path, Log(every=every), steps=steps)
+    again = run(exp, tmp_path, Log(every=every, give_up=8), steps=steps)
     assert again.code == 1, "running it again must not turn the failure into success"
+
+
+@dataclass(frozen=True)
+class ExplodeOnce:
+    """Images that are infinite in one batch of the run."""
+
+    batch: int
+
+    def __call__(self, examples, rng):
+        now = rng.examples // len(rng.examples) == self.batch
+        image = np.where(now[:, None, None, None], np.inf, examples["image"])
+        return examples | {"image": image.astype(np.float32)}
+
+
+@pytest.mark.parametrize("every", [1, 2, 6])
+def test_one_lost_update_ends_no_run_however_often_it_logs(every, exp, tmp_path):
+    exp = change(exp, {"data.train_transform": (Scale(0, 16), ExplodeOnce(2))})
+    fitted = run(exp, tmp_path, Log(every=every))
+    assert (fitted.code, fitted.result.status) == (0, "done")
+    lost = [v["skipped"] * every for _, split, v in small.told(tmp_path) if split == "train"]
+    assert sum(lost) == pytest.approx(1)
+
+
+def test_a_log_cut_short_goes_on_under_reordered_hooks(exp, tmp_path, caplog):
+    stop = small.At(7, small.send(signal.SIGTERM))
+    cut = run(exp, tmp_path, Log(every=5), Evaluate(every=6), watch=(stop,))
+    assert cut.code == 75
+    run(exp, tmp_path, Evaluate(every=6), Log(every=5))
+    assert [s for s, split, _ in small.told(tmp_path) if split == "train"] == [5, 10, 12]
+    assert "no hook took up" not in caplog.text
+
+
+def test_what_a_hook_kept_and_nobody_takes_up_is_said(exp, tmp_path, caplog):
+    run(exp, tmp_path, Log(every=5), watch=(small.At(7, small.send(signal.SIGTERM)),))
+    run(exp, tmp_path)
+    assert "no hook took up what these had kept: LogHook 0" in caplog.text
+
+
+def test_save_keeps_the_best_few(exp, tmp_path):
+    scripted = small.Scripted("valid", "accuracy", (0.9, 0.95, 0.94, 0.93), every=2)
+    exp = replace(exp, steps=12, hooks=(scripted, Save(every=1000, last=1, best=2)))
+    fit(exp, tmp_path, devices=ONE)
+    assert Checkpoints(tmp_path / "checkpoints").steps() == [4, 6, 12]
 
 
 def test_metrics_of_an_interval_are_means_over_all_of_its_examples(exp, tmp_path):

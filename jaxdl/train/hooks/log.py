@@ -23,27 +23,29 @@ log = logging.getLogger("jaxdl")
 class Log:
     """Writes the metrics of the last `every` updates, merged, and the rate of training.
 
-    A record is written one interval late, so that nothing waits for the device. A whole interval
-    without one finite gradient ends the run.
+    A record is written one interval late, so that nothing waits for the device. The run ends when
+    whole intervals of together `give_up` updates have had no finite gradient.
     """
 
     every: int = 50
+    give_up: int = 100
 
     def __post_init__(self):
         """Refuses a cadence that never comes."""
-        if self.every < 1:
-            raise InputError(f"every={self.every} must be at least 1.")
+        if self.every < 1 or self.give_up < 1:
+            raise InputError(f"every={self.every} and give_up={self.give_up} must be at least 1.")
 
     def open(self, program: Any, run: Any) -> LogHook:
         """The hook."""
-        return LogHook(self.every, program, run)
+        return LogHook(self, program, run)
 
 
 class LogHook:
     """See `Log`."""
 
-    def __init__(self, every: int, program: Any, run: Any):
-        self._every, self._program, self._run = every, program, run
+    def __init__(self, config: Log, program: Any, run: Any):
+        self._config, self._program, self._run = config, program, run
+        self._lost = 0  # updates in a row without a finite gradient
         self._examples = next(iter(program.batch.values())).shape[0]
         self._since = _Interval()
         self._ready: _Interval | None = None
@@ -54,15 +56,21 @@ class LogHook:
         self._since.add(step, metrics)
         if self._clock is None:  # the first update's time is compilation
             self._clock = step, time.perf_counter()
-        if step % self._every == 0:
+        if step % self._config.every == 0:
             ready, self._ready = self._ready, self._closed(step)
-            if ready and self._write(ready) == 1:
-                raise Stop(
-                    f"no finite gradient in the {self._every} updates up to step {ready.step}; "
-                    "lower optim.peak_lr or set optim.clip.",
-                    status="failed",
-                    code=1,
-                )
+            if ready:
+                self._judge(ready.step, self._write(ready))
+
+    def _judge(self, step: int, skipped: float) -> None:
+        """Ends a run that learns nothing."""
+        self._lost = self._lost + self._config.every if skipped == 1 else 0
+        if self._lost >= self._config.give_up:
+            raise Stop(
+                f"no finite gradient in the {self._lost} updates up to step {step}; lower "
+                "optim.peak_lr or set optim.clip",
+                status="failed",
+                code=1,
+            )
 
     def close(self) -> None:
         """Writes what is left."""
@@ -73,15 +81,14 @@ class LogHook:
 
     def snapshot(self) -> dict[str, Any]:
         """What a checkpoint keeps, so that a resumed run writes the very same records."""
-        return {
-            name: i and i.snapshot() for name, i in (("ready", self._ready), ("since", self._since))
-        }
+        ready = self._ready and self._ready.snapshot()
+        return {"ready": ready, "since": self._since.snapshot(), "lost": self._lost}
 
     def resume(self, saved: Mapping[str, Any]) -> None:
         """Goes on from a snapshot."""
         _, metrics = self._program.step.eval_shape(self._program.abstract, self._program.batch)
         structure = jax.tree.structure(metrics)
-        self._since = _Interval.of(saved["since"], structure)
+        self._since, self._lost = _Interval.of(saved["since"], structure), saved["lost"]
         if saved["since"]["leaves"]:  # an interval that a crash or the end of the run cut goes on
             self._run.forget(self._since.step, "train", "perf")
         # A run killed after the checkpoint may have written this record already.

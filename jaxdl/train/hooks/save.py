@@ -13,8 +13,8 @@ from jaxdl.core.task import Metric
 
 @dataclass(frozen=True)
 class Save:
-    """Saves every `every` updates and at each new best; keeps the `last` newest and the `best`
-    best.
+    """Saves every `every` updates and at each value among the `best` best so far; keeps those and
+    the `last` newest.
 
     Declare it after `Evaluate`, whose value of the same update it judges by.
     """
@@ -42,17 +42,17 @@ class SaveHook:
         self._primary, self._sign = task.primary, 1 if task.mode == "max" else -1
 
     def __call__(self, step: int, state: Any, metrics: Mapping[str, Metric]) -> None:
-        """Saves when it is time, or when this update's evaluation is the best so far."""
-        if step % self._every == 0 or (self._run.checkpoints.keep_best and self._improved(step)):
+        """Saves when it is time, or when this update's evaluation is among the best so far."""
+        if step % self._every == 0 or self._among_best(step, self._run.checkpoints.keep_best):
             self._run.save(step, state)
 
     def close(self) -> None:
         """Nothing to do: the run waits for its checkpoints."""
 
-    def _improved(self, step: int) -> bool:
+    def _among_best(self, step: int, count: int) -> bool:
         history = self._run.history(self._primary)
         if not history or history[-1][0] != step:
             return False
         value = self._sign * history[-1][1]
-        known = [self._sign * v for _, v in history[:-1] if not math.isnan(v)]
-        return value > max(known, default=-math.inf)
+        better = [v for _, v in history[:-1] if self._sign * v >= value]
+        return not math.isnan(value) and len(better) < count

@@ -1,4 +1,4 @@
-"""Whether an experiment's hooks can do what they are asked, seen before anything runs."""
+"""Whether an experiment's parts can do what they are asked, seen before anything runs."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxdl.core import tree
 from jaxdl.core.errors import InputError, suggest
 from jaxdl.core.experiment import Experiment
+from jaxdl.optim import rates
 from jaxdl.train.hooks.evaluate import Evaluate
 from jaxdl.train.hooks.histograms import Histograms
 from jaxdl.train.hooks.log import Log
@@ -18,17 +20,31 @@ from jaxdl.train.hooks.save import Save
 from jaxdl.train.program import Program
 
 OWN = (EarlyStop, Evaluate, Histograms, Log, ReduceOnPlateau, Save)
-SPLITS = ("train", "valid", "test")
+SPLITS = ("valid", "test")
+PARTS = {
+    "task": ("init", "players", "evaluate", "predict", "primary", "mode"),
+    "data": ("train", "valid", "test", "plan", "transform", "batch", "eval_batch"),
+}
+"""What an experiment's parts must have, by field."""
 
 
-def check_hooks(exp: Experiment) -> None:
-    """Refuses hooks that would never act, splits that are not there, a task without direction.
+def check_experiment(exp: Experiment) -> None:
+    """Refuses parts of an experiment that are not what they should be, and hooks that never act.
 
     Raises:
-        InputError: with the order that works.
+        InputError: with what is missing, or the order of hooks that works.
     """
+    parts = [(field, getattr(exp, field), names) for field, names in PARTS.items()]
+    parts += [(f"hooks.{i}", hook, ("open",)) for i, hook in enumerate(exp.hooks)]
+    for field, part, names in parts:
+        if missing := [name for name in names if not hasattr(part, name)]:
+            raise InputError(f"{field}={part!r} lacks {', '.join(missing)}.")
     if exp.task.mode not in ("max", "min"):
         raise InputError(f"task.mode={exp.task.mode!r} must be 'max' or 'min'.")
+    _check_hooks(exp)
+
+
+def _check_hooks(exp: Experiment) -> None:
     saves = [i for i, hook in enumerate(exp.hooks) if isinstance(hook, Save)]
     if saves and saves != [len(exp.hooks) - 1]:
         raise InputError(
@@ -40,7 +56,7 @@ def check_hooks(exp: Experiment) -> None:
         ):
             there = [split for split in SPLITS if getattr(exp.data, split)() is not None]
             raise InputError(
-                f"Evaluate: {type(exp.data).__name__} has no split {hook.split!r}; "
+                f"Evaluate: {type(exp.data).__name__} has no held-out split {hook.split!r}; "
                 f"{suggest(hook.split, there)}."
             )
     for name, metric, before in _watchers(exp):
@@ -52,21 +68,34 @@ def check_hooks(exp: Experiment) -> None:
             )
 
 
-def check_metrics(program: Program) -> None:
-    """Refuses a watched metric that the task does not compute.
+def check_program(program: Program) -> None:
+    """Refuses a watched or primary metric that the task does not compute, a rate that no hook can
+    turn, and histograms of nothing.
 
     Raises:
         InputError: with the names there are.
     """
     index = jax.ShapeDtypeStruct((), np.int32, weak_type=True)
     known = program.evaluate.eval_shape(program.abstract, program.eval_batch, index)
-    for name, metric, before in _watchers(program.experiment):
+    exp, params = program.experiment, program.abstract.params
+    for name, metric, before in [*_watchers(exp), ("the task", exp.task.primary, exp.hooks)]:
         split, _, short = metric.partition("/")
         ours = all(isinstance(hook, Evaluate) for hook in _writers(before, split))
-        if ours and short not in known:
+        if ours and (short not in known or split not in SPLITS):
+            there = (f"{split}/{short}" for split in SPLITS for short in known)
             raise InputError(
-                f"{name} watches {metric!r}, which is not evaluated; "
-                f"{suggest(metric, (f'{split}/{short}' for short in known))}."
+                f"{name} watches {metric!r}, which is not evaluated; {suggest(metric, there)}."
+            )
+    for hook in exp.hooks:
+        if isinstance(hook, ReduceOnPlateau) and not rates(program.abstract.opt):
+            raise InputError(
+                "ReduceOnPlateau finds no rate to turn: end the optimizer's chain in "
+                "jaxdl.optim.scale_by_rate(schedule)."
+            )
+        if isinstance(hook, Histograms) and not tree.select(params, hook.params):
+            paths = tree.flatten(params)
+            raise InputError(
+                f"Histograms: no parameter matches {hook.params!r}; {suggest(hook.params, paths)}."
             )
 
 
