@@ -12,9 +12,9 @@ from rich.progress import (
     MofNCompleteColumn,
     Progress,
     TextColumn,
-    TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.table import Column
 
 
 class ProgressHook:
@@ -24,13 +24,13 @@ class ProgressHook:
         self._run, self._steps, self._seen = run, steps, len(run.records)
         self._bar: Progress | None = None
         if sys.stderr.isatty():
+            width = len(f"{steps}/{steps}")
             self._bar = Progress(
-                BarColumn(),
-                MofNCompleteColumn(),
-                TextColumn("{task.fields[told]}"),
-                TimeElapsedColumn(),
+                BarColumn(bar_width=16),
+                MofNCompleteColumn(table_column=Column(min_width=width)),
+                TextColumn("{task.fields[told]}", table_column=Column(no_wrap=True)),
                 TextColumn("ETA"),
-                TimeRemainingColumn(),
+                TimeRemainingColumn(compact=True, table_column=Column(min_width=5)),
                 console=Console(stderr=True),
             )
             self._task = self._bar.add_task(
@@ -60,7 +60,7 @@ class ProgressHook:
         losses = [f"{n.replace('train/', '')} {v:.4g}" for n, v in latest.items() if _is_loss(n)]
         primary = [f"{n} {v:.4g}" for n, v in latest.items() if n.startswith("valid/")][:1]
         rate = latest.get("perf/examples_per_second")
-        return "  ".join([*losses, *primary, *([f"{rate:,.0f} examples/s"] if rate else [])])
+        return "  ".join([*losses, *primary, *([f"{rate:,.0f}/s"] if rate else [])])
 
 
 def _is_loss(name: str) -> bool:

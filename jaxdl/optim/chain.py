@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import operator
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from typing import Any
 
 import jax
@@ -57,10 +58,12 @@ class Optimizer:
         paths = list(tree.flatten(params))
         for pattern in self.no_decay:
             # The class's own patterns suit any model, and few models have all they name.
-            known = pattern in type(self).no_decay or any(tree.matches(p, pattern) for p in paths)
-            if not known:
-                nearest = suggest(pattern.strip("*"), paths)
-                raise InputError(f"no_decay: no parameter matches {pattern!r}; {nearest}.")
+            if pattern in type(self).no_decay or any(tree.matches(p, pattern) for p in paths):
+                continue
+            near = get_close_matches(pattern.strip("*"), paths, cutoff=0)
+            raise InputError(
+                f"no_decay: no parameter matches {pattern!r}; {suggest(near[0], near)}."
+            )
         links = [optax.clip_by_global_norm(self.clip)] if self.clip else []
         links.append(self.rule())
         if self.decay:

@@ -34,7 +34,6 @@ def whole(exp, tmp_path_factory):
     return place, fit(exp, place, devices=ONE)
 
 
-@pytest.mark.row("C-009")
 def test_a_small_network_reads_digits_and_every_step_is_told(tmp_path):
     exp = replace(
         small.base(),
@@ -61,7 +60,6 @@ def test_a_small_network_reads_digits_and_every_step_is_told(tmp_path):
     assert [r.step for r in found if r.split == "valid"] == [100, 200, 300]
 
 
-@pytest.mark.row("C-009")
 def test_bf16_reads_digits_too(tmp_path):
     exp = replace(
         small.base(),
