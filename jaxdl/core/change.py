@@ -122,6 +122,8 @@ def _parse(text: str, current: Any, hint: Any) -> Any:
         return text
     if ":" in text and (_is_code(current) or any(map(_wants_code, options(hint)))):
         return resolve(text.strip())
+    if ":" in text and hint is Any and is_record(current):  # a part for a part: optim, data, task
+        return _make(text.strip(), (object,))
     value = _literal(text.strip())
     if not fits(value, hint):
         if fits(text, hint):

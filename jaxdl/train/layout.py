@@ -113,7 +113,8 @@ def _batch_axes(mesh: Mesh, rules: Mapping) -> tuple[str, ...]:
 def _divides(name: str, size: int, parts: int, times: int) -> None:
     unit = parts * times
     if size < 1 or size % unit:
-        why = f"{parts} devices" + (f" x {times} micro-batches" if times > 1 else "")
+        why = f"{parts} device" + "s" * (parts > 1)
+        why += f" x {times} micro-batches" if times > 1 else ""
         below, above = size // unit * unit, -(-max(size, 1) // unit) * unit
         fits = " or ".join(str(n) for n in (below, above) if n)
         raise InputError(f"{name}={size} does not divide over {why}; try {fits}.")

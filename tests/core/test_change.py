@@ -395,3 +395,13 @@ def test_diff_sees_another_class_with_the_same_fields():
 def test_any_field_takes_anything():
     marker: Any = object()
     assert change(make(), {"task": marker}).task is marker
+
+
+def test_a_part_of_any_kind_is_exchanged_by_name():
+    exp = Experiment(model=nn.Dense(3), task=None, data=Data(), optim=AdamW(), steps=1)
+    edits = parse_edits(["optim.peak_lr=3e-4", "optim=jaxdl.optim:Lion"], exp)
+    assert change(exp, edits).optim == optim.Lion(peak_lr=3e-4)
+    with pytest.raises(InputError, match="did you mean 'Lion'"):
+        parse_edits(["optim=jaxdl.optim:Lyon"], exp)
+    with pytest.raises(InputError, match="has not only defaults"):
+        parse_edits(["model=jaxdl.models.gpt:GPT"], exp)
