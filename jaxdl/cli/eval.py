@@ -38,7 +38,10 @@ def evaluate(
         json: print one JSON object.
     """
     passport = records.read_passport(run)
-    exp = load(passport.experiment)
+    try:
+        exp = load(passport.experiment)
+    except InputError as error:
+        raise InputError(f"{error} The run was started in {passport.folder}.") from None
     known, now = passport.data.get(split), fingerprints(exp.data).get(split)
     if known != now:
         log.warning("the %s data are not those the run was made with.", split)

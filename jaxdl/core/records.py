@@ -77,6 +77,8 @@ class Passport:
     devices: Mapping[str, Any]
     flags: Mapping[str, str]
     seed: int
+    folder: str = ""
+    """Working directory of the command."""
     sittings: tuple[Mapping[str, Any], ...] = ()
     """One entry per resumption: its `step`, and the `STAMPED` fields as they were then."""
     schema: int = SCHEMA

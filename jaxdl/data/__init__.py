@@ -1,9 +1,9 @@
 """Data: sources of examples, their order, transforms on the host, and the loader of batches.
 
-A new data set is a frozen dataclass that follows `jaxdl.core.source.Data`; `digits.py` is the
-shortest example.
+A new data set is a frozen dataclass over `Splits`, or any that follows `jaxdl.core.source.Data`.
 """
 
+from jaxdl.data.base import Splits
 from jaxdl.data.digits import Digits
 from jaxdl.data.draws import Draws
 from jaxdl.data.loader import abstract, batches, count, local_rows
@@ -22,6 +22,7 @@ __all__ = [
     "Flip",
     "Normalize",
     "Scale",
+    "Splits",
     "TextBytes",
     "abstract",
     "batches",

@@ -11,7 +11,8 @@ from matplotlib.figure import Figure
 from jaxdl.core.records import Record, read_records
 
 CURVES = "curves.png"
-STYLES = {"train": "-", "valid": "o-", "test": "s-"}
+STYLES = {"train": "C0-", "valid": "C1o-", "test": "C2s-"}
+"""Colour, marker and line of each split."""
 Series = dict[str, dict[str, list[tuple[int, float]]]]
 
 

@@ -113,9 +113,13 @@ def _fitting(batch: Batch) -> Iterator[None]:
     except InputError:
         raise
     except Exception as error:
-        first = str(error).strip().split("\n")[0]
+        first = str(error).strip().split("\n")[0].rstrip(".")
+        if isinstance(error, KeyError):
+            first = f"the task asks for the leaf {first}, which the batch lacks"
+        if "argument 'train'" in first:
+            first += "; a model's __call__ takes `*, train: bool = False`"
         raise InputError(
-            f"model, task and data do not fit: {type(error).__name__}: {first} "
+            f"model, task and data do not fit: {type(error).__name__}: {first}. "
             f"The batch is {_leaves(batch)}. "
             "(JAXDL_TRACEBACK=1 shows where.)"
         ) from error

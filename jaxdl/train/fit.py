@@ -29,6 +29,10 @@ from jaxdl.train.signals import Signals, signals
 from jaxdl.train.state import State
 
 log = logging.getLogger("jaxdl")
+NEVER_FINITE = (
+    "no update had a finite gradient; look for NaN in the data and labels out of range, or lower "
+    "optim.peak_lr"
+)
 
 
 @dataclass(frozen=True)
@@ -65,6 +69,7 @@ def fit(
         raise InputError("several processes cannot train one run yet; start one process.")
     passport = issue(exp, source, devices)
     ended = check_same(directory, passport)
+    _warn_of_changes(directory, passport, exp)
     if ended and _nothing_left(exp, ended, records.read_passport(directory)):
         log.info("%s ended before, after %d steps; nothing was trained.", directory, ended.steps)
         return Fitted(ended)
@@ -84,6 +89,29 @@ def fit(
             raise
 
 
+def _warn_of_changes(directory: Path, now: Passport, exp: Experiment) -> None:
+    """Says what is not as it was when a run was last trained, though it may go on."""
+    if not (directory / records.PASSPORT).exists():
+        return
+    old = records.read_passport(directory)
+    code = old.sittings[-1]["code"] if old.sittings else old.code
+    if changed := [place for place in now.code if code.get(place) != now.code[place]]:
+        log.warning(
+            "the code (%s) has changed since %s was last trained; choose another --run-dir to "
+            "start anew.",
+            ", ".join(changed),
+            directory,
+        )
+    steps = load(old.experiment).steps
+    if steps != exp.steps:
+        log.warning(
+            "%s was trained for steps=%d; with %d its schedule is another from here on.",
+            directory,
+            steps,
+            exp.steps,
+        )
+
+
 def _nothing_left(exp: Experiment, ended: Result, passport: Passport) -> bool:
     """Whether the run that ended would not go on: its steps are done, or its own hooks ended it."""
     if ended.status == "stopped":
@@ -98,6 +126,11 @@ def _train(
     with ExitStack() as stack:
         state = run.checkpoints.restore(program.abstract, repair=True)
         start = 0 if state is None else int(state.step)
+        if start > exp.steps:
+            raise InputError(
+                f"the run is at step {start} already, beyond steps={exp.steps}; set steps to more, "
+                "or choose another --run-dir."
+            )
         state = program.init() if state is None else state
         run.begin(start)
         hooks = [stack.enter_context(closing(config.open(program, run))) for config in exp.hooks]
@@ -111,7 +144,7 @@ def _train(
             state, stop = train(program.step, state, batches, exp.steps, [*hooks, interrupt])
         step = int(state.step)
         if not stop and int(state.skipped) == step:
-            stop = Stop("no update had a finite gradient", status="failed", code=1)
+            stop = Stop(NEVER_FINITE, status="failed", code=1)
         if run.saved != step:
             run.save(step, state)
         if stop and stop.status == "preempted":

@@ -100,7 +100,8 @@ def _optimizers(
             ) from None
         if not hasattr(optim, "build"):
             raise InputError(
-                f"{player.optim} is {type(optim).__name__}, which has no build(steps, params)."
+                f"{player.optim} is {type(optim).__name__}, which has no build(steps, params); "
+                "name a class, as in jaxdl.optim:AdamW."
             )
         mine = [path for path in paths if tree.matches(path, player.params)]
         if not mine:

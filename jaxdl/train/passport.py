@@ -39,7 +39,8 @@ def issue(exp: Experiment, source: str, devices: Sequence[jax.Device] | None = N
         digest=digest(exp),
         source=source,
         command=" ".join(sys.argv),
-        code=_code(),
+        folder=str(Path.cwd()),
+        code=_code(source),
         versions={name: metadata.version(name) for name in PACKAGES}
         | {"python": platform.python_version(), "jaxdl": jaxdl.__version__},
         data=fingerprints(exp.data),
@@ -59,9 +60,14 @@ def fingerprints(data: Any) -> dict[str, str]:
     return {split: source.fingerprint for split, source in splits.items() if source is not None}
 
 
-def _code() -> dict[str, Any]:
-    """The state of the repositories that hold jaxdl and the working directory."""
-    return {"jaxdl": _revision(Path(jaxdl.__file__).parent), "here": _revision(Path.cwd())}
+def _code(source: str) -> dict[str, Any]:
+    """State of jaxdl's repository, the working directory's, and the experiment's file."""
+    file = Path(source.partition(".py")[0] + ".py")
+    return {
+        "jaxdl": _revision(Path(jaxdl.__file__).parent),
+        "here": _revision(Path.cwd()),
+        "file": hashlib.sha256(file.read_bytes()).hexdigest()[:16] if file.is_file() else None,
+    }
 
 
 def _revision(folder: Path) -> dict[str, str | None] | None:

@@ -30,7 +30,7 @@ class State:
     key: Array
     """The run's root key, never advanced; fold in step, then purpose, then micro-batch."""
     skipped: Array
-    """int32, updates left out because a gradient was not finite."""
+    """int32, updates left out because a loss or gradient was not finite."""
     scale: Any | None = None
     """Loss scale of float16 training."""
     ema: Params | None = None

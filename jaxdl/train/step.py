@@ -31,8 +31,8 @@ def make_step(
     """A pure `(state, batch) -> (state, metrics)`; jit it where the mesh is known.
 
     The players update in order, each from the parameters the one before left. Gradients are
-    divided by the batch's weight here and nowhere else. An update whose gradient is not finite is
-    left out.
+    divided by the batch's weight here and nowhere else. An update whose loss or gradient is not
+    finite is left out.
     """
     players = [_in_precision(player, precision) for player in task.players(model)]
 
@@ -77,12 +77,12 @@ def _update(
     key: Key,
     old: tuple[Params, ModelState, optax.OptState],
 ) -> tuple[tuple[Params, ModelState, optax.OptState], Mapping[str, Metric], jax.Array]:
-    """What follows on `old`, its metrics, and whether the gradient was finite (if not: `old`)."""
+    """What follows on `old`, its metrics, and whether all was finite (if not: `old`)."""
     params, model_state, opt = old
     grads, sums, (model_state, metrics) = grad(player, params, model_state, batch, key)
     grads = jax.tree.map(lambda g: g / sums.weight, grads)
     norm = optax.tree.norm(grads)
-    finite = jnp.isfinite(norm)
+    finite = jnp.isfinite(norm) & jnp.isfinite(sums.total)
     mine = tree.select(params, player.params)
     updates, opt = tx.update(grads, opt, mine)
     params = tree.merge(params, optax.apply_updates(mine, updates))

@@ -1,5 +1,6 @@
 """Every command of README.md runs as it is written there."""
 
+import json
 import os
 import re
 import shutil
@@ -76,3 +77,21 @@ def test_every_command_of_the_readme(tmp_path):
 )
 def test_commands_are_read_from_shell_fences(text, expected):
     assert commands(text + "\n") == expected
+
+
+def test_the_example_of_an_own_file_trains_and_its_edits_are_noticed(tmp_path, monkeypatch, capsys):
+    from jaxdl.cli import main
+
+    blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), re.M | re.S)
+    (example,) = [block for block in blocks if "class Wine" in block]
+    monkeypatch.chdir(tmp_path)
+    Path("wine.py").write_text(example)
+    command = ["train", "wine.py", "--run-dir", "r"]
+    assert main([*command, "--set", "mesh.data=8", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["metrics"]["test"]["accuracy"] >= 0.9
+    Path("wine.py").write_text(example.replace("relu", "tanh"))
+    assert main([*command, "--set", "mesh.data=8"]) == 0
+    assert "the code (file) has changed" in capsys.readouterr().err
+    assert main([*command, "--set", "mesh.data=8", "--set", "steps=110"]) == 0
+    assert "was trained for steps=100" in capsys.readouterr().err

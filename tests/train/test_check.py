@@ -1,5 +1,6 @@
 """What an experiment asks for in vain is refused before anything is written."""
 
+import signal
 from dataclasses import dataclass, replace
 
 import jax
@@ -110,3 +111,46 @@ def test_evaluation_follows_its_plan_and_never_augments(monkeypatch):
     state = program.init()
     for index in (0, np.int32(0), jax.numpy.int32(0)):
         program.evaluate(state, get(0), index)
+
+
+@dataclass(frozen=True)
+class Shifted(Digits):
+    """Labels one too high, as a source without `sizes` may hold them."""
+
+    def train(self):
+        arrays = super().train().arrays
+        return ArraySource(arrays | {"label": arrays["label"] + 1})
+
+
+def test_labels_out_of_range_cannot_end_well(tmp_path, caplog):
+    exp = replace(small.base(), data=Shifted(batch=64), steps=12, hooks=(Log(every=4, give_up=8),))
+    fitted = fit(exp, tmp_path, devices=ONE)
+    assert (fitted.code, fitted.result.status) == (1, "failed")
+    assert "labels out of range" in caplog.text
+
+
+@dataclass(frozen=True)
+class Misnamed(Digits):
+    """Images under another name."""
+
+    def train(self):
+        arrays = super().train().arrays
+        return ArraySource({"pixels": arrays["image"], "label": arrays["label"]})
+
+    def transform(self, split):
+        return None
+
+
+def test_a_missing_leaf_is_named(tmp_path):
+    with pytest.raises(
+        InputError, match="the task asks for the leaf 'image', which the batch lacks"
+    ):
+        build(replace(small.base(), data=Misnamed(batch=8)), ONE)
+
+
+def test_fewer_steps_than_were_made_are_refused(tmp_path):
+    exp = replace(small.base(), steps=20, hooks=(Save(every=10),))
+    stop = small.At(15, small.send(signal.SIGTERM))
+    assert fit(exp, tmp_path, watch=small.watch(stop), devices=ONE).code == 75
+    with pytest.raises(InputError, match="at step 15 already, beyond steps=12"):
+        fit(replace(exp, steps=12), tmp_path, devices=ONE)

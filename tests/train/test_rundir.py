@@ -145,7 +145,7 @@ def test_the_passport_tells_what_was_run(whole, exp):
     assert load(passport.experiment) == exp and passport.source == "here"
     assert passport.seed == exp.seed and passport.versions["jax"] == jax.__version__
     assert set(passport.data) == {"train", "valid", "test"} and passport.devices["count"] == 1
-    assert "XLA_FLAGS" in passport.flags and set(passport.code) == {"jaxdl", "here"}
+    assert "XLA_FLAGS" in passport.flags and set(passport.code) == {"jaxdl", "here", "file"}
     assert passport.sittings == ()
 
 

@@ -66,8 +66,8 @@ class LogHook:
         self._lost = self._lost + self._config.every if skipped == 1 else 0
         if self._lost >= self._config.give_up:
             raise Stop(
-                f"no finite gradient in the {self._lost} updates up to step {step}; lower "
-                "optim.peak_lr or set optim.clip",
+                f"no finite gradient in the {self._lost} updates up to step {step}; look for "
+                "NaN in the data and labels out of range, lower optim.peak_lr, or set optim.clip",
                 status="failed",
                 code=1,
             )
