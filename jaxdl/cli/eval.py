@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -47,11 +48,9 @@ def evaluate(
         log.warning("the %s data are not those the run was made with.", split)
     program = build(exp)
     saved = Checkpoints(run / records.CHECKPOINTS, primary=exp.task.primary, mode=exp.task.mode)
-    best = None if last else saved.best()
-    if best and (damage := saved.damage(best[0])):
-        log.warning("the best checkpoint, %d, is damaged (%s); taking the newest.", best[0], damage)
-        best = None
-    state = saved.load(best[0], program.abstract) if best else saved.restore(program.abstract)
+    best = None if last else saved.best_intact()
+    intact = saved.restore if best is None else partial(saved.load, best)
+    state = intact(program.abstract)
     if state is None:
         raise InputError(f"{run} has no checkpoint yet; train it first.")
     metrics = evaluate_split(program, state, split)

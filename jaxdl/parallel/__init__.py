@@ -2,12 +2,13 @@
 
 from jaxdl.parallel.mesh import make_mesh
 from jaxdl.parallel.per_shard import per_shard
-from jaxdl.parallel.placement import Names, spec
+from jaxdl.parallel.placement import Names, axes_of, spec
 from jaxdl.parallel.rules import STRATEGIES, constrain, resolve, scope, shardings, unbox
 
 __all__ = [
     "STRATEGIES",
     "Names",
+    "axes_of",
     "constrain",
     "make_mesh",
     "per_shard",

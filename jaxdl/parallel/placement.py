@@ -15,6 +15,11 @@ Names = Sequence[str | None]
 Rules = Mapping[str, str | tuple[str, ...] | None]
 
 
+def axes_of(rule: str | tuple[str, ...] | None) -> tuple[str, ...]:
+    """The mesh axes that a rule names."""
+    return (rule,) if isinstance(rule, str) else tuple(rule or ())
+
+
 def spec(
     names: Names, shape: Sequence[int] | None, mesh: Mesh | AbstractMesh, rules: Rules, what: str
 ) -> PartitionSpec:
@@ -28,7 +33,7 @@ def spec(
     """
     check_known(names, rules, what)
     placed = [rules[name] if name else None for name in names]
-    split = [(axes,) if isinstance(axes, str) else tuple(axes or ()) for axes in placed]
+    split = [axes_of(rule) for rule in placed]
     _check_axes(names, split, mesh, what)
     if shape is not None:
         check_rank(names, shape, what)

@@ -5,9 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import jax
-import numpy as np
-
 from jaxdl.core import tree
 from jaxdl.core.errors import InputError, suggest
 from jaxdl.core.experiment import Experiment
@@ -75,8 +72,7 @@ def check_program(program: Program) -> None:
     Raises:
         InputError: with the names there are.
     """
-    index = jax.ShapeDtypeStruct((), np.int32, weak_type=True)
-    known = program.evaluate.eval_shape(program.abstract, program.eval_batch, index)
+    known = program.evaluate.eval_shape(program.abstract, program.eval_batch, 0)
     exp, params = program.experiment, program.abstract.params
     for name, metric, before in [*_watchers(exp), ("the task", exp.task.primary, exp.hooks)]:
         split, _, short = metric.partition("/")

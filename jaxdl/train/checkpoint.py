@@ -59,6 +59,16 @@ class Checkpoints:
         """Step and value of the best checkpoint by the primary metric; the earliest of equals."""
         return next(iter(self._ranked()), None)
 
+    def best_intact(self) -> int | None:
+        """The best step; None, with a warning, where its files are damaged."""
+        best = self.best()
+        if best and (damage := self.damage(best[0])):
+            log.warning(
+                "the best checkpoint, %d, is damaged (%s); taking the last.", best[0], damage
+            )
+            return None
+        return best and best[0]
+
     def save(
         self, step: int, state: State, metrics: Mapping[str, float], hooks: Mapping[str, Any]
     ) -> None:

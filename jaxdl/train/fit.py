@@ -68,11 +68,14 @@ def fit(
     if jax.process_count() > 1:
         raise InputError("several processes cannot train one run yet; start one process.")
     passport = issue(exp, source, devices)
-    ended = check_same(directory, passport)
-    _warn_of_changes(directory, passport, exp)
-    if ended and _nothing_left(exp, ended, records.read_passport(directory)):
-        log.info("%s ended before, after %d steps; nothing was trained.", directory, ended.steps)
-        return Fitted(ended)
+    if first := check_same(directory, passport):
+        before, ended = load(first.experiment), records.read_result(directory)
+        _warn_of_changes(directory, first, passport, before.steps, exp.steps)
+        if ended and _nothing_left(exp, ended, before):
+            log.info(
+                "%s ended before, after %d steps; nothing was trained.", directory, ended.steps
+            )
+            return Fitted(ended)
     program = build(exp, devices)
     check_program(program)
     with (
@@ -89,12 +92,11 @@ def fit(
             raise
 
 
-def _warn_of_changes(directory: Path, now: Passport, exp: Experiment) -> None:
+def _warn_of_changes(
+    directory: Path, first: Passport, now: Passport, steps: int, steps_now: int
+) -> None:
     """Says what is not as it was when a run was last trained, though it may go on."""
-    if not (directory / records.PASSPORT).exists():
-        return
-    old = records.read_passport(directory)
-    code = old.sittings[-1]["code"] if old.sittings else old.code
+    code = first.sittings[-1]["code"] if first.sittings else first.code
     if changed := [place for place in now.code if code.get(place) != now.code[place]]:
         log.warning(
             "the code (%s) has changed since %s was last trained; choose another --run-dir to "
@@ -102,20 +104,19 @@ def _warn_of_changes(directory: Path, now: Passport, exp: Experiment) -> None:
             ", ".join(changed),
             directory,
         )
-    steps = load(old.experiment).steps
-    if steps != exp.steps:
+    if steps != steps_now:
         log.warning(
             "%s was trained for steps=%d; with %d its schedule is another from here on.",
             directory,
             steps,
-            exp.steps,
+            steps_now,
         )
 
 
-def _nothing_left(exp: Experiment, ended: Result, passport: Passport) -> bool:
+def _nothing_left(exp: Experiment, ended: Result, before: Experiment) -> bool:
     """Whether the run that ended would not go on: its steps are done, or its own hooks ended it."""
     if ended.status == "stopped":
-        return load(passport.experiment).hooks == exp.hooks
+        return before.hooks == exp.hooks
     return ended.status == "done" and ended.steps >= exp.steps
 
 
@@ -177,13 +178,10 @@ def _conclude(
 
 def _best(program: Program, run: RunDir, state: State) -> State:
     """The best state by the primary metric; `state`, the last, where there is none."""
-    best = run.checkpoints.best()
-    if best is None or best[0] == int(state.step):
+    best = run.checkpoints.best_intact()
+    if best in (None, int(state.step)):
         return state
-    if damage := run.checkpoints.damage(best[0]):
-        log.warning("the best checkpoint, %d, is damaged (%s); taking the last.", best[0], damage)
-        return state
-    return run.checkpoints.load(best[0], program.abstract)
+    return run.checkpoints.load(best, program.abstract)
 
 
 def _named(hooks: Sequence[Any]) -> dict[str, Any]:

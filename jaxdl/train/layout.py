@@ -88,19 +88,14 @@ def evaluation_transform(config: Any, split: str) -> Any:
 
 def _batch_axes(mesh: Mesh, rules: Mapping) -> tuple[str, ...]:
     """Mesh axes that split the batch."""
-    axes = rules["batch"]
-    axes = (axes,) if isinstance(axes, str) else tuple(axes or ())
+    axes = parallel.axes_of(rules["batch"])
     for name in axes:
         if name not in mesh.shape:
             raise InputError(
                 f"the rules put the batch on mesh axis {name!r}, which is not there; "
                 f"{suggest(name, mesh.shape)}."
             )
-    used = {
-        name
-        for value in rules.values()
-        for name in ((value,) if isinstance(value, str) else value or ())
-    }
+    used = {name for rule in rules.values() for name in parallel.axes_of(rule)}
     for name, size in mesh.shape.items():
         if size > 1 and name not in used:
             raise InputError(

@@ -205,8 +205,8 @@ def _lock(directory: Path) -> int:
     return lock
 
 
-def check_same(directory: Path, new: Passport) -> Result | None:
-    """How the run in `directory` ended, if one did; nothing is touched.
+def check_same(directory: Path, new: Passport) -> Passport | None:
+    """The passport of the run in `directory`, if there is one; nothing is touched.
 
     Raises:
         InputError: the directory belongs to another experiment, other data or something else.
@@ -230,7 +230,7 @@ def check_same(directory: Path, new: Passport) -> Result | None:
                 f"(fingerprint {fingerprint[:12]}, then {str(old.data.get(split))[:12]}); restore "
                 "the data or choose another --run-dir."
             )
-    return records.read_result(directory)
+    return old
 
 
 def _free(path: str) -> bool:

@@ -16,13 +16,8 @@ from jaxdl.train import Log, Save, build, checkpoint, fit
 from jaxdl.train.checkpoint import MANIFEST, Checkpoints
 
 small = load_file(__file__.replace("test_checkpoint", "small"))
+pytestmark = pytest.mark.usefixtures("shared_programs")
 ONE = jax.devices()[:1]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def shared_programs():
-    with small.shared_programs():
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -19,14 +19,9 @@ from jaxdl.train.checkpoint import Checkpoints
 from jaxdl.train.hooks.plateau import plateaus
 
 small = load_file(__file__.replace("test_hooks", "small"))
+pytestmark = pytest.mark.usefixtures("shared_programs")
 ONE = jax.devices()[:1]
 nan = float("nan")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def shared_programs():
-    with small.shared_programs():
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -20,13 +20,8 @@ from jaxdl.train.board import Board
 from jaxdl.train.passport import _revision, issue
 
 small = load_file(__file__.replace("test_rundir", "small"))
+pytestmark = pytest.mark.usefixtures("shared_programs")
 ONE = jax.devices()[:1]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def shared_programs():
-    with small.shared_programs():
-        yield
 
 
 @pytest.fixture(scope="module")

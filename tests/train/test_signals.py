@@ -19,13 +19,8 @@ from jaxdl.train.checkpoint import Checkpoints
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = ROOT / "tests" / "train" / "small.py"
 small = load_file(SMALL)
+pytestmark = pytest.mark.usefixtures("shared_programs")
 ONE = jax.devices()[:1]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def shared_programs():
-    with small.shared_programs():
-        yield
 
 
 def newest(directory, exp, devices=ONE):
