@@ -2,12 +2,13 @@ VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+PARITY := $(VENV)/.parity
 comma := ,
 # The tests start many processes; each would compile every module again.
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test test-full lint format rows clean
+.PHONY: help quickstart test test-full lint format bench rows clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 14
@@ -18,6 +19,12 @@ $(STAMP): pyproject.toml
 	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --editable '.[test]'
 	@touch $@
 
+# The reference libraries; torch first, since what depends on it would choose another build.
+$(PARITY): $(STAMP)
+	$(BIN)/uv pip install --quiet --python $(BIN)/python 'torch==2.13.*'
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --editable '.[test,text,parity]'
+	@touch $@
+
 quickstart: $(STAMP)  ## train a small network on real digits
 	$(BIN)/jaxdl train experiments/quickstart.py
 
@@ -26,7 +33,7 @@ test: $(STAMP)  ## the tests that fit in 15 minutes on two cores
 
 # A GPU joins as the second platform: the default device stays the CPU, gpu tests ask for theirs.
 test-full: export JAX_PLATFORMS ?= cpu$(if $(shell command -v nvidia-smi),$(comma)cuda)
-test-full: $(STAMP)  ## every test that this machine can run; records the rows it proves
+test-full: $(PARITY)  ## every test that this machine can run; records the rows it proves
 	rm -f build/rows.json
 	$(BIN)/pytest -n 2; status=$$?; $(BIN)/python tests/rows.py merge && exit $$status
 
@@ -39,6 +46,11 @@ lint: $(STAMP)  ## ruff, pyright and the size of files and functions
 format: $(STAMP)  ## let ruff mend what it can
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
+
+bench: $(PARITY)  ## time of step, loop and input, beside the frameworks installed here
+	$(BIN)/jaxdl bench step --peers
+	$(BIN)/jaxdl bench loop --peers
+	$(BIN)/jaxdl bench input --peers
 
 rows: $(STAMP)  ## which checklist rows the tests prove
 	@$(BIN)/python tests/rows.py show

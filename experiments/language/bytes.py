@@ -9,7 +9,7 @@ Run:    jaxdl train experiments/language/bytes.py
 """
 
 from jaxdl.core import Experiment
-from jaxdl.data import TextBytes
+from jaxdl.data import Text
 from jaxdl.models.gpt import GPT
 from jaxdl.optim import AdamW, Cosine
 from jaxdl.tasks import LanguageModel
@@ -21,7 +21,7 @@ def base() -> Experiment:
     return Experiment(
         model=GPT(vocab=256, width=128, depth=2, heads=4, seq=128),
         task=LanguageModel(),
-        data=TextBytes(files=("*.md", "jaxdl/**/*.py", "kernels/**/*.md"), seq=128, batch=16),
+        data=Text(files=("*.md", "jaxdl/**/*.py", "kernels/**/*.md"), seq=128, batch=16),
         optim=AdamW(
             peak_lr=3e-3, b2=0.99, decay=0.1, clip=1.0, schedule=Cosine(warmup=50, end=0.1)
         ),

@@ -17,6 +17,9 @@ import jaxdl
 COMMANDS = {
     "train": ("jaxdl.cli.train:train", "train an experiment, or resume it"),
     "eval": ("jaxdl.cli.eval:evaluate", "evaluate a run's checkpoint"),
+    "data": ("jaxdl.cli.data:data", "fetch and list data sets"),
+    "bench": ("jaxdl.cli.bench:bench", "measure step, loop and input, beside other frameworks"),
+    "profile": ("jaxdl.cli.profile:profile", "where the time of an experiment's step goes"),
     "doctor": ("jaxdl.cli.doctor:doctor", "check the installation, or a run's checkpoints"),
 }
 """Name -> function and summary; each is imported when it is called."""

@@ -25,7 +25,11 @@ Directory = Annotated[Path | None, tyro.conf.arg(metavar="DIR")]
 
 
 def train(
-    exp: Spec, edits: Edits = (), run_dir: Directory = None, json: screen.Flag = False
+    exp: Spec,
+    edits: Edits = (),
+    run_dir: Directory = None,
+    workers: int = 0,
+    json: screen.Flag = False,
 ) -> int:
     """Train an experiment. The same command again resumes it, or prints a finished run's result.
 
@@ -38,6 +42,7 @@ def train(
         exp: experiment file, and one of its ABLATIONS.
         edits: changes one field, e.g. model.width=64; repeat for more.
         run_dir: where the run is kept; default runs/FILE/VARIANT-DIGEST.
+        workers: processes that prepare batches, where decoding them takes more than one core.
         json: print only the result, as one JSON object.
     """
     experiment, variant = load_experiment(exp, edits)
@@ -52,7 +57,8 @@ def train(
         screen.print_model(program)
         return (ProgressHook(experiment.steps, run),)
 
-    fitted = fit(experiment, place, source=" ".join([exp, *edits]), watch=watch)
+    source = " ".join([exp, *edits])
+    fitted = fit(experiment, place, source=source, watch=watch, workers=workers)
     _draw(fitted, place)
     if json:
         screen.print_json({"run": str(place), **vars(fitted.result)})

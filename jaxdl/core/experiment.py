@@ -36,6 +36,9 @@ class Experiment:
     """A strategy's name, or a dict from logical axis names to mesh axes."""
     accumulate: int = 1
     """Micro-batches per update."""
+    collectives: Literal["automatic", "explicit"] = "automatic"
+    """Who puts the collectives of data parallelism into the step: XLA's partitioner, or the step
+    itself, under `shard_map`. The numbers are the same but for the draws of dropout."""
     deterministic_shards: int = 0
     """Virtual shards of the bit-identical mode; 0 is plain mode."""
     hooks: tuple[Any, ...] = ()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from jax.extend.core import ClosedJaxpr, Jaxpr
@@ -19,9 +19,10 @@ UNBOUNDED = "while[one trip]"
 def flops(jaxpr: ClosedJaxpr | Jaxpr) -> Counter[str]:
     """FLOPs of matrix products and convolutions (2 per multiply-add), by name stack.
 
-    A scan counts its body as often as it runs, a `cond` its most expensive branch, a `shard_map`
-    all its shards, a `pallas_call` every step of its grid, and a `while` one trip, under a path
-    that says so (`UNBOUNDED`). Padding counts, as is the custom.
+    A scan counts its body as often as it runs, a `cond` its most expensive branch (a
+    `platform_dependent` its default), a `shard_map` all its shards, a `pallas_call` every step of
+    its grid, and a `while` one trip, under a path that says so (`UNBOUNDED`). Padding counts, as is
+    the custom.
     """
     found: Counter[str] = Counter()
     for eqn in getattr(jaxpr, "jaxpr", jaxpr).eqns:
@@ -29,13 +30,19 @@ def flops(jaxpr: ClosedJaxpr | Jaxpr) -> Counter[str]:
         if kind in COSTS:
             found[here] += COSTS[kind](eqn)
         elif kind == "cond":
-            found += _under(here, max(map(flops, params["branches"]), key=Counter.total))
+            found += _under(here, max(map(flops, _branches(params)), key=Counter.total))
         else:
             here = _join(here, UNBOUNDED if kind == "while" else "")
             trips = TRIPS[kind](params) if kind in TRIPS else 1
             for inner in _jaxprs(params):
                 found += _under(here, flops(inner), trips)
     return found
+
+
+def _branches(params: dict[str, Any]) -> Sequence[ClosedJaxpr]:
+    """What a `cond` may run; of a `platform_dependent` the default, which is the specification."""
+    every, platforms = params["branches"], params.get("branches_platforms") or ()
+    return [every[platforms.index(None)]] if None in platforms else every
 
 
 def _dot(eqn: Any) -> int:

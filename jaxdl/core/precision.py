@@ -20,13 +20,19 @@ class Policy:
     """
 
     compute: Any
+    scaled: bool = False
+    """Whether losses are scaled, dynamically, so that small gradients do not become 0."""
 
     def cast(self, params: Any) -> Any:
         """`params` with floating leaves in the compute dtype."""
         return cast(params, self.compute)
 
 
-POLICIES = {"f32": Policy(jnp.float32), "bf16": Policy(jnp.bfloat16)}
+POLICIES = {
+    "f32": Policy(jnp.float32),
+    "bf16": Policy(jnp.bfloat16),
+    "f16": Policy(jnp.float16, scaled=True),
+}
 
 
 def policy(name: str) -> Policy:

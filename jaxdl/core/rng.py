@@ -13,6 +13,16 @@ def root(seed: int) -> Array:
     return jax.random.key(seed)
 
 
+def words(key: Array) -> Array:
+    """A key as plain integers, uint32 [2]: what a compiled step takes and gives at less cost."""
+    return jax.random.key_data(key)
+
+
+def wrap(words: Array) -> Array:
+    """The key of these words."""
+    return jax.random.wrap_key_data(words)
+
+
 def fold(key: Array, *purposes: str | int | Array) -> Array:
     """`key` folded with each purpose in turn: integers as they are, names through crc32.
 

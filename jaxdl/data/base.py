@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from jaxdl.core.source import Plan, Source, Transform
+from jaxdl.data.split import check_split
+from jaxdl.data.transform import Chain
 
 
 @dataclass(frozen=True)
@@ -38,3 +40,23 @@ class Splits:
     def transform(self, split: str) -> Transform | None:
         """None: examples as they are."""
         return None
+
+
+class Transformed:
+    """For a frozen dataclass with the fields `train_transform` and `eval_transform`.
+
+    Each is all that its splits go through.
+    """
+
+    train_transform: tuple[Transform, ...]
+    eval_transform: tuple[Transform, ...]
+
+    def plan(self, split: str) -> Plan | None:
+        """None: the default shuffle."""
+        check_split(split)
+        return None
+
+    def transform(self, split: str) -> Chain:
+        """The chain of `train_transform`, or of `eval_transform` for the other splits."""
+        check_split(split)
+        return Chain(self.train_transform if split == "train" else self.eval_transform)

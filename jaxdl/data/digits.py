@@ -7,21 +7,19 @@ from functools import cache
 
 import numpy as np
 
-from jaxdl.core.source import Plan
+from jaxdl.data.base import Transformed
 from jaxdl.data.order import permute
 from jaxdl.data.source import ArraySource
-from jaxdl.data.split import check_split
-from jaxdl.data.transform import Chain, Scale
+from jaxdl.data.transform import Scale
 
 BOUNDS = {"train": (0, 1197), "valid": (1197, 1437), "test": (1437, 1797)}
 
 
 @dataclass(frozen=True)
-class Digits:
+class Digits(Transformed):
     """8x8 grey digits in ten classes; always the same 1,197 to train, 240 to validate, 360 to test.
 
-    Each `*_transform` is all that its splits go through; pixels are 0 to 16 before and, by default,
-    0 to 1 after.
+    Pixels are 0 to 16 before the transforms and, by default, 0 to 1 after.
 
     Shapes: image [8, 8, 1] (uint8, float32 once scaled), label [] int32.
     Source: UCI optical recognition of handwritten digits, test part (Alpaydin and Kaynak 1998).
@@ -43,16 +41,6 @@ class Digits:
     def test(self) -> ArraySource:
         """The 360 examples to report on."""
         return _splits()["test"]
-
-    def plan(self, split: str) -> Plan | None:
-        """None: the default shuffle."""
-        check_split(split)
-        return None
-
-    def transform(self, split: str) -> Chain:
-        """The chain of `train_transform`, or of `eval_transform` for the other splits."""
-        check_split(split)
-        return Chain(self.train_transform if split == "train" else self.eval_transform)
 
 
 @cache

@@ -32,19 +32,19 @@ def batches(
     shuffle: bool = True,
     mesh: Mesh | None = None,
     spec: P = ROWS,
+    rows: np.ndarray | None = None,
 ) -> Callable[[int], Batch]:
     """`get(n) -> batch n`, whose row i is the run's example e = n * batch + i, in any order of n.
 
-    Example e is source item `plan(seed, e)`, by default shuffled anew each epoch, sent through
-    `transform(examples, Draws(seed, e))`. Its content depends on (seed, e) alone. An epoch is
-    len(source) examples.
+    Example e is source item `plan(seed, e)`, by default shuffled anew each epoch of len(source),
+    sent through `transform(examples, Draws(seed, e))`: its content depends on (seed, e) alone.
 
-    `epochs=None` goes on for ever and adds nothing. A number of epochs adds `mask` [B] float32 to
-    every batch (times the examples' own mask, if they have one) and fills the last batch with
-    copies of the last example, masked out.
+    A number of epochs adds `mask` [B] float32 to every batch (times the examples' own, if they have
+    one) and fills the last batch with copies of the last example, masked out. None never ends.
 
     With a mesh, leaves are global arrays whose leading dimension is split as `spec` says, and each
-    process reads only the rows of its own devices. Without one they are numpy arrays.
+    process reads only the rows of its own devices. Without one they are numpy arrays, of `rows` [m]
+    where these are given.
 
     Shapes: every leaf [batch, ...]; 64-bit leaves become 32-bit unless jax_enable_x64 is set.
     Raises: InputError for an empty source or sizes that do not fit; IndexError, from `get`, outside
@@ -58,20 +58,30 @@ def batches(
     stop = math.inf if epochs is None else count(source, batch, epochs)
     last = None if epochs is None else epochs * len(source) - 1
     sharding = None if mesh is None else batch_sharding(mesh, batch, spec)
-    rows = np.arange(batch) if sharding is None else local_rows(sharding, batch)
+    if rows is None:
+        rows = np.arange(batch) if sharding is None else local_rows(sharding, batch)
 
     def get(n: int) -> Batch:
         if not 0 <= n < stop:
             raise IndexError(f"batch {n} is outside [0, {stop}).")
         e = n * batch + rows
-        examples = load(source, seed, e if last is None else np.minimum(e, last), plan, transform)
-        if last is not None:
-            examples["mask"] = (e <= last) * np.asarray(examples.get("mask", 1), np.float32)
-        if sharding is None:
-            return examples
-        return {name: _globally(leaf, sharding, batch) for name, leaf in examples.items()}
+        if last is None:
+            return load(source, seed, e, plan, transform)
+        examples = load(source, seed, np.minimum(e, last), plan, transform)
+        return examples | {"mask": (e <= last) * np.float32(examples.get("mask", 1))}
 
-    return get
+    return get if sharding is None else placed(get, sharding, batch)
+
+
+def placed(
+    get: Callable[[int], Batch], sharding: NamedSharding, batch: int
+) -> Callable[[int], Batch]:
+    """`get(n)`, of this process's rows of batch n, as global arrays [batch, ...]."""
+
+    def get_placed(n: int) -> Batch:
+        return {name: _globally(leaf, sharding, batch) for name, leaf in get(n).items()}
+
+    return get_placed
 
 
 def count(source: Source, batch: int, epochs: int = 1) -> int:
@@ -137,6 +147,13 @@ def _take(source: Source, indices: np.ndarray) -> Examples:
     if hasattr(source, "take"):
         return source.take(indices)
     examples = [source[int(i)] for i in indices]
+    shapes = [{name: np.shape(leaf) for name, leaf in example.items()} for example in examples]
+    for i, found in zip(indices, shapes, strict=True):
+        if found != shapes[0]:
+            raise InputError(
+                f"example {i} has the shapes {found}, example {indices[0]} {shapes[0]}; "
+                "make them alike in the source."
+            )
     return {name: np.stack([example[name] for example in examples]) for name in examples[0]}
 
 

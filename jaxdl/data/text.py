@@ -1,9 +1,9 @@
-"""Language modelling on the bytes of local text files: no tokeniser, 256 tokens."""
+"""Language modelling on local text files, of which memory holds only the windows in use."""
 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import jax
@@ -11,24 +11,27 @@ import numpy as np
 
 from jaxdl.core.errors import InputError
 from jaxdl.core.source import Plan, Transform
-from jaxdl.data.files import find_files, read_bytes
+from jaxdl.data.files import Mapped, check_content, find_files
 from jaxdl.data.split import check_split
+from jaxdl.data.tokens import BytePairs, Bytes
 
 
 @dataclass(frozen=True)
-class TextBytes:
-    """Windows over the bytes of `files`, which are concatenated in sorted order.
+class Text:
+    """Windows over the tokens of `files`, which are concatenated in sorted order.
 
-    `files` are glob patterns relative to the working directory. The test split is the tail of the
-    bytes, the valid split lies before it; windows are cut inside a split, so none crosses. A
-    fraction of 0 means no such split. `size` (bytes) and `sha256` (hex), when given, are what the
-    concatenation must have: a truncated or changed file is refused.
+    `files` are glob patterns from the working directory or, where nothing there matches, from the
+    data folder ($JAXDL_DATA, or `data`). `tokens` are `Bytes()` or `BytePairs()`. The test split is
+    the tail of the tokens, the valid split lies before it; windows are cut inside a split, so none
+    crosses. A fraction of 0 means no such split. `size` (bytes) and `sha256` (hex), when given, are
+    what the concatenation must have: a truncated or changed file is refused.
 
     Shapes: tokens [seq + 1] int32: inputs are tokens[:-1], targets tokens[1:].
     Raises: InputError, from the splits, for missing, empty, changed or too short files.
     """
 
     files: tuple[str, ...]
+    tokens: Bytes | BytePairs = field(default_factory=Bytes)
     seq: int = 128
     batch: int = 32
     eval_batch: int = 0
@@ -50,15 +53,15 @@ class TextBytes:
                 "not be negative and must leave something to train on."
             )
 
-    def train(self) -> ByteWindows:
+    def train(self) -> Windows:
         """Windows of the head of the text."""
         return self._windows("train")
 
-    def valid(self) -> ByteWindows | None:
+    def valid(self) -> Windows | None:
         """Windows of the part between head and tail."""
         return self._windows("valid") if self.valid_fraction else None
 
-    def test(self) -> ByteWindows | None:
+    def test(self) -> Windows | None:
         """Windows of the tail of the text."""
         return self._windows("test") if self.test_fraction else None
 
@@ -72,38 +75,39 @@ class TextBytes:
         check_split(split)
         return None
 
-    def _windows(self, split: str) -> ByteWindows:
-        text = read_bytes(find_files(self.files), self.size, self.sha256)
+    def _windows(self, split: str) -> Windows:
+        paths = find_files(self.files)
+        check_content(paths, self.size, self.sha256)
+        text = self.tokens.of_files(paths)
         test = len(text) - int(len(text) * self.test_fraction)
         valid = test - int(len(text) * self.valid_fraction)
-        low, high = {"train": (0, valid), "valid": (valid, test), "test": (test, None)}[split]
-        part = text[low:high]
-        if len(part) <= self.seq:
-            fit = f"the largest seq that fits is {len(part) - 1}" if len(part) > 1 else "none fits"
+        low, high = {"train": (0, valid), "valid": (valid, test), "test": (test, len(text))}[split]
+        if (length := high - low) <= self.seq:
+            fit = f"the largest seq that fits is {length - 1}" if length > 1 else "none fits"
             raise InputError(
-                f"the {split} split of {', '.join(self.files)} has {len(part):,} of {len(text):,} "
-                f"bytes; seq={self.seq} needs {self.seq + 1:,}; {fit}."
+                f"the {split} split of {', '.join(self.files)} has {length:,} of {len(text):,} "
+                f"tokens; seq={self.seq} needs {self.seq + 1:,}; {fit}."
             )
-        return ByteWindows(part, self.seq)
+        return Windows(text, low, high, self.seq, self.tokens.size)
 
 
-class ByteWindows:
-    """Windows of seq + 1 bytes at stride seq: each byte after the first is a target exactly once.
+class Windows:
+    """Windows of seq + 1 tokens at stride seq: each token after the first is a target exactly once.
 
-    Up to seq - 1 bytes at the end, which fill no window, are left out.
+    Up to seq - 1 tokens at the end, which fill no window, are left out.
 
-    Shapes: text [n] uint8 -> tokens [seq + 1] int32.
+    Shapes: text [n], of which tokens low to high - 1 count -> tokens [seq + 1] int32.
     """
 
-    def __init__(self, text: np.ndarray, seq: int):
-        """Keeps `text`, does not copy it."""
-        self.text, self.seq = text, seq
+    def __init__(self, text: Mapped, low: int, high: int, seq: int, size: int):
+        """`size` is that of the vocabulary."""
+        self.text, self.low, self.high, self.seq = text, low, high, seq
         self.spec = {"tokens": jax.ShapeDtypeStruct((seq + 1,), np.int32)}
-        self.sizes = {"tokens": 256}
+        self.sizes = {"tokens": size}
 
     def __len__(self) -> int:
         """The number of windows."""
-        return (len(self.text) - 1) // self.seq
+        return (self.high - self.low - 1) // self.seq
 
     def __getitem__(self, i: int) -> dict[str, np.ndarray]:
         """Window `i`."""
@@ -113,12 +117,11 @@ class ByteWindows:
         """Windows `indices` [m], stacked: tokens [m, seq + 1]."""
         if len(indices) and not 0 <= indices.min() <= indices.max() < len(self):
             raise IndexError(f"windows {indices.min()} to {indices.max()} of {len(self)}")
-        where = indices[:, None] * self.seq + np.arange(self.seq + 1)
-        return {"tokens": self.text[where].astype(np.int32)}
+        windows = self.text.windows(self.low + indices * self.seq, self.seq + 1)
+        return {"tokens": windows.astype(np.int32)}
 
     @cached_property
     def fingerprint(self) -> str:
-        """sha256 (hex) over the bytes and seq."""
-        digest = hashlib.sha256(self.text)
-        digest.update(f" seq={self.seq}".encode())
-        return digest.hexdigest()
+        """sha256 (hex) over the text, the range and seq."""
+        content = f"{self.text.digest} {self.low} {self.high} seq={self.seq}"
+        return hashlib.sha256(content.encode()).hexdigest()

@@ -7,14 +7,14 @@ from typing import Any
 import flax.struct
 import jax.numpy as jnp
 import numpy as np
-from clu import metrics as clu_metrics
 from jax import Array
 
 from jaxdl.core.checks import check_shapes
+from jaxdl.metrics.states import Additive
 
 
 @flax.struct.dataclass
-class Frechet(clu_metrics.Metric):
+class Frechet(Additive):
     """|m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)) of Gaussian fits, in squared feature units.
 
     Heusel et al. 2017, arXiv:1706.08500, eq. 6; covariances are divided by n. Kept as a count, sums
@@ -37,14 +37,6 @@ class Frechet(clu_metrics.Metric):
             first=both.sum(1),
             # Accelerators multiply float32 in fewer bits unless told.
             second=jnp.einsum("sbi,sbj->sij", both, both, precision="highest"),
-        )
-
-    def merge(self, other: Frechet) -> Frechet:
-        """Both together."""
-        return type(self)(
-            weight=self.weight + other.weight,
-            first=self.first + other.first,
-            second=self.second + other.second,
         )
 
     def compute(self) -> Any:

@@ -1,13 +1,16 @@
-"""Merging metric states across batches, on the host, in 64 bits."""
+"""Merging metric states across batches, on the host in 64 bits, and along a dimension."""
 
 from __future__ import annotations
 
+import functools
+import operator
 from collections.abc import Iterable, Mapping
 from itertools import islice
 from typing import Any
 
 import jax
 import numpy as np
+from clu import metrics as clu_metrics
 
 from jaxdl.core.task import Metric
 
@@ -21,9 +24,18 @@ def merge(states: Iterable[Mapping[str, Metric]]) -> dict[str, Metric]:
     states = iter(states)
     while some := list(islice(states, AHEAD)):
         for batch in jax.device_get(some):
-            for name, state in jax.tree.map(_widen, batch).items():
+            for name, state in jax.tree.map(widen, batch).items():
                 merged[name] = merged[name].merge(state) if name in merged else state
     return merged
+
+
+def reduce(state: Metric) -> Metric:
+    """One state out of those along its leaves' leading dimension, in their order."""
+    if type(state).reduce is not clu_metrics.Metric.reduce:
+        return state.reduce()
+    count = len(jax.tree.leaves(state)[0])
+    parts = (jax.tree.map(operator.itemgetter(i), state) for i in range(count))
+    return functools.reduce(lambda left, right: left.merge(right), parts)
 
 
 def compute(merged: Mapping[str, Metric]) -> dict[str, float]:
@@ -38,6 +50,7 @@ def _counted(metric: Metric) -> Any:
     return getattr(metric, "weight", getattr(metric, "count", True))
 
 
-def _widen(x: Any) -> np.ndarray:
+def widen(x: Any) -> np.ndarray:
+    """A host array in 64 bits."""
     x = np.asarray(x)
     return x.astype(np.int64 if np.issubdtype(x.dtype, np.integer) else np.float64)

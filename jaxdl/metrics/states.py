@@ -19,8 +19,21 @@ from jaxdl.core.checks import check_shapes, letters
 from jaxdl.core.task import Sums
 
 
+class Additive(clu_metrics.Metric):
+    """A state whose leaves are sums."""
+
+    def merge(self, other: Any) -> Any:
+        """Both together."""
+        mine, others = vars(self), vars(other)
+        return type(self)(**{name: value + others[name] for name, value in mine.items()})
+
+    def reduce(self) -> Any:
+        """All that lie along the leaves' leading dimension, together."""
+        return type(self)(**{name: value.sum(0) for name, value in vars(self).items()})
+
+
 @flax.struct.dataclass
-class Mean(clu_metrics.Metric):
+class Mean(Additive):
     """`total / weight`; empty while the weight is 0."""
 
     total: Array
@@ -45,10 +58,6 @@ class Mean(clu_metrics.Metric):
         weight = jnp.ones_like(values) if mask is None else mask.astype(jnp.float32)
         return cls(total=(jnp.where(weight > 0, values, 0) * weight).sum(), weight=weight.sum())
 
-    def merge(self, other: Mean) -> Mean:
-        """Both together."""
-        return type(self)(total=self.total + other.total, weight=self.weight + other.weight)
-
     def compute(self) -> Any:
         """The mean; NaN when empty."""
         with np.errstate(invalid="ignore", divide="ignore"):
@@ -66,7 +75,7 @@ class Perplexity(Mean):
 
 
 @flax.struct.dataclass
-class Accuracy(clu_metrics.Metric):
+class Accuracy(Additive):
     """Share of correct labels, counted in integers."""
 
     correct: Array
@@ -89,10 +98,6 @@ class Accuracy(clu_metrics.Metric):
         hit = (logits.argmax(-1) == labels) & keep
         return cls(correct=hit.sum(dtype=jnp.int32), weight=keep.sum(dtype=jnp.int32))
 
-    def merge(self, other: Accuracy) -> Accuracy:
-        """Both together."""
-        return type(self)(correct=self.correct + other.correct, weight=self.weight + other.weight)
-
     def compute(self) -> Any:
         """Correct over counted; NaN when empty."""
         with np.errstate(invalid="ignore", divide="ignore"):
@@ -109,7 +114,7 @@ class Last(clu_metrics.Metric):
     @classmethod
     def of(cls, value: Any) -> Last:
         """A state of one value."""
-        return cls(value=jnp.asarray(value, jnp.float32), weight=jnp.int32(1))
+        return cls(value=jnp.asarray(value, jnp.float32), weight=jnp.float32(1))
 
     def merge(self, other: Last) -> Last:
         """The other's value, unless it is empty."""
@@ -118,6 +123,11 @@ class Last(clu_metrics.Metric):
             value=where(other.weight > 0, other.value, self.value),
             weight=self.weight + other.weight,
         )
+
+    def reduce(self) -> Last:
+        """The last along the leading dimension that is not empty."""
+        last = self.weight.shape[0] - 1 - (self.weight[::-1] > 0).argmax()
+        return type(self)(value=self.value[last], weight=self.weight.sum(0))
 
     def compute(self) -> Any:
         """The value."""

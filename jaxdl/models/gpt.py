@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from typing import Any
+
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from jax import Array
 
 from jaxdl.core.errors import InputError
 from jaxdl.core.part import Part
+from jaxdl.models.weights import reader
 from jaxdl.nn import Attention, GeluMLP, Stack, constrain, dropout, embed, layer_norm
 
 STD = 0.02
@@ -26,13 +31,19 @@ class Block(nn.Module):
     heads: int
     depth: int
     dropout: float = 0.0
+    cache: int = 0
 
     @nn.compact
     def __call__(self, x: Array, *, train: bool = False) -> Array:
         """Features."""
         spread = {"std": STD, "out_std": STD / (2 * self.depth) ** 0.5}
         attention = Attention(
-            self.heads, causal=True, dropout=self.dropout, **spread, name="attention"
+            self.heads,
+            causal=True,
+            dropout=self.dropout,
+            cache=self.cache,
+            name="attention",
+            **spread,
         )
         mlp = GeluMLP(4 * x.shape[-1], **spread, name="mlp")
         drop = dropout(self.dropout, train)
@@ -44,7 +55,9 @@ class Block(nn.Module):
 class GPT(nn.Module):
     """A decoder: tokens and learned positions, pre-norm blocks, logits by the tied embedding.
 
-    GPT-2 small is `GPT(50257, 768, 12, 12, 1024)`: 124,439,808 parameters.
+    GPT-2 small is `GPT(50257, 768, 12, 12, 1024)`: 124,439,808 parameters. `remat` and
+    `remat_segment` are `remat` and `segment` of `nn.Stack`. With `decode` the tokens continue those
+    of the calls before, which the mutable collection `cache` holds.
 
     Shapes: tokens [B, T] int32, T <= seq -> logits [B, T, vocab].
     """
@@ -56,9 +69,10 @@ class GPT(nn.Module):
     seq: int
     dropout: float = 0.0
     remat: str = "none"
+    remat_segment: int = 1
 
     @nn.compact
-    def __call__(self, tokens: Array, *, train: bool = False) -> Array:
+    def __call__(self, tokens: Array, *, train: bool = False, decode: bool = False) -> Array:
         """Next-token logits."""
         length = tokens.shape[1]
         if length > self.seq:
@@ -68,9 +82,65 @@ class GPT(nn.Module):
             )
         table = embed(self.vocab, self.width, std=STD, name="tokens")
         positions = embed(self.seq, self.width, ("pos", "embed"), std=STD, name="positions")
-        x = table(tokens) + positions(jnp.arange(length))[None]
+        now = jnp.arange(length)
+        if decode:
+            start = self.variable("cache", "length", jnp.zeros, (), jnp.int32)
+            now += start.value
+            start.value += length
+        x = table(tokens) + positions(now)[None]
         x = constrain(dropout(self.dropout, train)(x), SEQUENCE)
-        block = Part(Block, heads=self.heads, depth=self.depth, dropout=self.dropout)
-        x = Stack(block, self.depth, self.remat, name="blocks")(x, train=train)
-        logits = table.attend(layer_norm(name="norm")(x))
+        block = Part(
+            Block,
+            heads=self.heads,
+            depth=self.depth,
+            dropout=self.dropout,
+            cache=self.seq if decode else 0,
+        )
+        stack = Stack(block, self.depth, self.remat, self.remat_segment, name="blocks")
+        logits = table.attend(layer_norm(name="norm")(stack(x, train=train)))
         return constrain(logits, ("batch", "time", "act_vocab"))
+
+
+def from_huggingface(weights: Mapping[str, Any]) -> dict[str, Any]:
+    """The parameters of `GPT` from the state dict of a GPT-2 of `transformers`, as numpy.
+
+    The names are those of `GPT2LMHeadModel`, or of `GPT2Model`, which lack `transformer.`; heads
+    are part of the model, not of its weights.
+
+    Raises:
+        InputError: a weight is missing.
+    """
+    found = {name.removeprefix("transformer."): value for name, value in weights.items()}
+    layers = [name.split(".")[1] for name in found if name.startswith("h.")]
+    depth, get = 1 + max(map(int, layers), default=0), reader(found)
+
+    def stacked(name: str, part: slice = slice(None)) -> np.ndarray:
+        return np.stack([get(f"h.{i}.{name}")[..., part] for i in range(depth)])
+
+    def norm(name: str, read: Callable) -> dict[str, np.ndarray]:
+        return {"scale": read(f"{name}.weight"), "bias": read(f"{name}.bias")}
+
+    def linear(name: str, *part: slice) -> dict[str, np.ndarray]:
+        # Their linear layers store [in, out], as ours do.
+        kernel, bias = stacked(f"{name}.weight", *part), stacked(f"{name}.bias", *part)
+        return {"kernel": kernel, "bias": bias}
+
+    width = get("wte.weight").shape[1]
+    q, k, v = (slice(i * width, (i + 1) * width) for i in range(3))
+    layer = {
+        "norm_1": norm("ln_1", stacked),
+        "attention": {
+            "q": linear("attn.c_attn", q),
+            "k": linear("attn.c_attn", k),
+            "v": linear("attn.c_attn", v),
+            "out": linear("attn.c_proj"),
+        },
+        "norm_2": norm("ln_2", stacked),
+        "mlp": {"up": linear("mlp.c_fc"), "down": linear("mlp.c_proj")},
+    }
+    return {
+        "tokens": {"embedding": get("wte.weight")},
+        "positions": {"embedding": get("wpe.weight")},
+        "blocks": {"layers": layer},
+        "norm": norm("ln_f", get),
+    }

@@ -4,11 +4,13 @@ from jaxdl.nn.attention import Attention, attend, causal_mask
 from jaxdl.nn.layers import conv, dense, dropout, embed
 from jaxdl.nn.mlp import GeluMLP, SwiGLU
 from jaxdl.nn.norm import batch_norm, layer_norm, rms_norm
+from jaxdl.nn.recurrent import LSTM
 from jaxdl.nn.stack import Stack
 from jaxdl.nn.table import Table, table
 from jaxdl.parallel import constrain
 
 __all__ = [
+    "LSTM",
     "Attention",
     "GeluMLP",
     "Stack",

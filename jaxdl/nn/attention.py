@@ -33,11 +33,12 @@ def attend(
         # Finite, so that a row without a single key has a gradient.
         logits = jnp.where(mask, logits, jnp.finfo(logits.dtype).min)
     weights = jax.nn.softmax(logits)
-    if mask is not None:
-        weights = jnp.where(mask, weights, 0.0)
     if drop is not None:
         weights = drop(weights)
-    return jnp.einsum("bhts,bshk->bthk", weights.astype(v.dtype), v)
+    y = jnp.einsum("bhts,bshk->bthk", weights.astype(v.dtype), v)
+    if mask is None:
+        return y
+    return jnp.where(jnp.swapaxes(mask.any(-1, keepdims=True), 1, 2), y, 0.0)
 
 
 def causal_mask(length: int) -> Array:
@@ -51,6 +52,10 @@ class Attention(nn.Module):
     `std` and `out_std` are the initial spreads of the q, k, v and of the output weights; None is
     LeCun's. `dropout` acts on the attention weights.
 
+    With `cache` above 0, keys and values of the latest calls, up to `cache` positions in all, are
+    kept in the collection `cache`: x continues what came before, and each position sees itself and
+    its past. The caller keeps count of the positions.
+
     Shapes: x [B, T, D], mask [1 or B, 1 or H, T, T] -> [B, T, D].
     """
 
@@ -59,6 +64,7 @@ class Attention(nn.Module):
     dropout: float = 0.0
     std: float | None = None
     out_std: float | None = None
+    cache: int = 0
 
     @nn.compact
     def __call__(self, x: Array, mask: Array | None = None, *, train: bool = False) -> Array:
@@ -72,12 +78,27 @@ class Attention(nn.Module):
             return constrain(y, ("batch", "time", f"act_{kind}", None))
 
         q, k, v = project("q", "heads"), project("k", "kv"), project("v", "kv")
-        if self.causal:
+        if self.cache:
+            k, v, mask = self._remember(k, v)
+        elif self.causal:
             past = causal_mask(time)
             mask = past if mask is None else mask & past
         y = attend(q, k, v, mask, dropout(self.dropout, train))
         y = y.reshape(batch, time, width)
         return dense(width, ("heads", "embed"), std=self.out_std, name="out")(y)
+
+    def _remember(self, k: Array, v: Array) -> tuple[Array, Array, Array]:
+        """All keys and values up to now [B, S, H, K], and which each position may see."""
+        batch, time, *rest = k.shape
+        keys = self.variable("cache", "keys", jnp.zeros, (batch, self.cache, *rest), k.dtype)
+        values = self.variable("cache", "values", jnp.zeros, (batch, self.cache, *rest), v.dtype)
+        start = self.variable("cache", "length", jnp.zeros, (), jnp.int32)
+        now = start.value + jnp.arange(time)
+        keys.value = jax.lax.dynamic_update_slice_in_dim(keys.value, k, start.value, axis=1)
+        values.value = jax.lax.dynamic_update_slice_in_dim(values.value, v, start.value, axis=1)
+        start.value += time
+        past = jnp.arange(self.cache)[None, :] <= now[:, None]
+        return keys.value, values.value, past[None, None]
 
 
 def _check_heads(width: int, heads: int) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from flax import linen as nn
 
 from jaxdl.core.errors import InputError
+from jaxdl.kernels.conv2d import conv2d
 from jaxdl.parallel import Names
 
 named = nn.with_logical_partitioning
@@ -36,15 +37,21 @@ def dense(
 
 
 def conv(
-    features: int, kernel: int, stride: int = 1, *, bias: bool = True, name: str | None = None
+    features: int,
+    kernel: int,
+    stride: int = 1,
+    *,
+    padding: int | None = None,
+    bias: bool = True,
+    name: str | None = None,
 ) -> nn.Conv:
-    """A square convolution of odd `kernel`, padded by half of it.
+    """A square convolution; `padding` None is half of an odd kernel, which keeps the image's size.
 
     Weights start as in He et al. 2015 (arXiv:1502.01852, fan-out).
 
-    Shapes: x [B, H, W, C] -> [B, ceil(H / stride), ceil(W / stride), features].
+    Shapes: x [B, H, W, C] -> [B, ceil(H / stride), ceil(W / stride), features] for that padding.
     """
-    if kernel % 2 == 0:
+    if padding is None and kernel % 2 == 0:
         raise InputError(f"kernel={kernel} has no middle; try {kernel - 1} or {kernel + 1}.")
     init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
     return nn.Conv(
@@ -52,10 +59,11 @@ def conv(
         (kernel, kernel),
         stride,
         # "SAME" pads strided convolutions unevenly, which the published networks do not.
-        padding=kernel // 2,
+        padding=kernel // 2 if padding is None else padding,
         use_bias=bias,
         kernel_init=named(init, (None, None, "conv_in", "conv_out")),
         bias_init=named(nn.initializers.zeros, ("conv_out",)),
+        conv_general_dilated=conv2d,
         name=name,
     )
 

@@ -10,9 +10,10 @@ from jaxdl.parallel import constrain
 
 
 class GeluMLP(nn.Module):
-    """`W2 gelu(W1 x + b1) + b2`, gelu in its tanh form (arXiv:1606.08415, section 2).
+    """`W2 gelu(W1 x + b1) + b2` (arXiv:1606.08415, section 2).
 
-    `std` and `out_std` are the initial spreads of W1 and W2; None is LeCun's.
+    gelu is `approximate`, in its tanh form, or exact. `std` and `out_std` are the initial spreads
+    of W1 and W2; None is LeCun's.
 
     Shapes: x [B, T, D] -> [B, T, D], hidden width F.
     """
@@ -20,12 +21,15 @@ class GeluMLP(nn.Module):
     width: int
     std: float | None = None
     out_std: float | None = None
+    approximate: bool = True
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """Maps each position on its own."""
         hidden = dense(self.width, ("embed", "mlp"), std=self.std, name="up")(x)
-        hidden = constrain(nn.gelu(hidden, approximate=True), ("batch", "time", "act_mlp"))
+        hidden = constrain(
+            nn.gelu(hidden, approximate=self.approximate), ("batch", "time", "act_mlp")
+        )
         return dense(x.shape[-1], ("mlp", "embed"), std=self.out_std, name="down")(hidden)
 
 

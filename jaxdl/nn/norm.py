@@ -5,6 +5,7 @@ from __future__ import annotations
 from flax import linen as nn
 
 from jaxdl.nn.layers import named
+from jaxdl.parallel import batch_axes
 
 ones, zeros = nn.initializers.ones, nn.initializers.zeros
 
@@ -44,6 +45,7 @@ def batch_norm(
     """
     return nn.BatchNorm(
         use_running_average=not train,
+        axis_name=batch_axes() or None,
         momentum=momentum,
         epsilon=eps,
         scale_init=named(zeros if zero else ones, ("norm",)),

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 from flax import linen as nn
+from flax.core.scope import LazyRng
 from jax import Array
 
 from jaxdl.core.errors import InputError, suggest
+from jaxdl.parallel import unrolls
 
 REMAT = {
     "none": jax.checkpoint_policies.everything_saveable,
@@ -18,39 +21,89 @@ REMAT = {
 }
 """What the forward pass keeps of a layer: all, its input, also products, also those of weights."""
 
+COLLECTIONS = ("params", "batch_stats", "losses", "intermediates", "cache")
+"""What is stacked over the layers."""
+
+WRITTEN_OUT = 12
+"""Layers that one iteration of the loop holds where loops are slow; bounds the time to compile."""
+
 
 class Stack(nn.Module):
     """`depth` layers `block(name=...)`, scanned: `x = layer(x, train=train)`, depth times.
 
     Parameters (and statistics) are stacked on a leading dimension, named `layers`; random streams
     differ by layer. `remat` names what is kept for the backward pass; the rest is computed again.
+    With it, `segment` consecutive layers are recomputed together, so that between segments only one
+    activation is kept: about sqrt(depth) of them need the least memory (Chen et al. 2016,
+    arXiv:1604.06174). Neither changes parameters, random streams or results.
 
     Shapes: as the block, whose output is shaped like its input.
+
+    Raises: InputError on an unknown `remat`, and on a `segment` that does not divide the depth.
     """
 
     block: Callable[..., nn.Module]
     depth: int
     remat: str = "none"
+    segment: int = 1
 
     @nn.compact
     def __call__(self, x: Array, *, train: bool = False) -> Array:
         """Applies the layers in order."""
+        self._check()
+        keys = {name: jax.random.split(self.make_rng(name), self.depth) for name in self.scope.rngs}
+
+        def layer(block, x, keys):
+            # What is dropped must depend on neither the nesting of the scans nor their tracing.
+            block.scope.rngs = {name: LazyRng.create(key) for name, key in keys.items()}
+            block.scope.rng_counters = dict.fromkeys(keys, 0)
+            return block(x, train=train), None
+
+        block = self.block(name="layers")
+        if self.remat == "none" or self.is_initializing():
+            unroll = min(self.depth, WRITTEN_OUT) if unrolls() else 1
+            return _scan(layer, self.depth, unroll)(block, x, keys)[0]
+        if self.segment == 1:
+            return _scan(self._remat(layer), self.depth)(block, x, keys)[0]
+        count = self.depth // self.segment
+
+        def split(tree):
+            return jax.tree.map(lambda a: a.reshape(count, self.segment, *a.shape[1:]), tree)
+
+        def join(tree):
+            return jax.tree.map(lambda a: a.reshape(self.depth, *a.shape[2:]), tree)
+
+        segments = _scan(self._remat(_scan(layer, self.segment)), count)
+        mapped = nn.map_variables(segments, COLLECTIONS, split, join, mutable=True)
+        return mapped(block, x, split(keys))[0]
+
+    def _remat(self, layer: Callable) -> Callable:
+        # The scan already keeps XLA from merging the recomputation with the forward pass.
+        return nn.remat(layer, prevent_cse=False, policy=REMAT[self.remat])
+
+    def _check(self) -> None:
         if self.remat not in REMAT:
             raise InputError(f"unknown remat {self.remat!r}; {suggest(self.remat, REMAT)}.")
         if self.depth < 1:
             raise InputError(f"depth={self.depth} must be at least 1.")
+        if self.segment < 1 or self.depth % self.segment:
+            fits = [n for n in range(1, self.depth + 1) if self.depth % n == 0]
+            raise InputError(
+                f"segment={self.segment} does not divide depth={self.depth}; its divisors: {fits}."
+            )
+        if self.segment > 1 and self.remat == "none":
+            raise InputError(
+                f"segment={self.segment} recomputes nothing with remat='none'; set remat='full'."
+            )
 
-        def layer(block, x, _):
-            return block(x, train=train), None
 
-        if self.remat != "none":
-            # The scan already keeps XLA from merging the recomputation with the forward pass.
-            layer = nn.remat(layer, prevent_cse=False, policy=REMAT[self.remat])
-        scan = nn.scan(
-            layer,
-            variable_axes={"params": 0, "batch_stats": 0, "losses": 0, "intermediates": 0},
-            split_rngs={True: True},
-            length=self.depth,
-            metadata_params={nn.PARTITION_NAME: "layers"},
-        )
-        return scan(self.block(name="layers"), x, None)[0]
+def _scan(layer: Callable, length: int, unroll: int = 1) -> Any:
+    """`layer(block, x, keys) -> (x, None)`, `length` times over stacked variables and keys."""
+    return nn.scan(
+        layer,
+        variable_axes=dict.fromkeys(COLLECTIONS, 0),
+        split_rngs={True: False},
+        length=length,
+        unroll=unroll,
+        metadata_params={nn.PARTITION_NAME: "layers"},
+    )

@@ -1,14 +1,17 @@
 """Meshes, sharding rules, and the one door from single-device functions to shards."""
 
+from jaxdl.parallel.collective import all_reduced, batch_axes
 from jaxdl.parallel.mesh import make_mesh
 from jaxdl.parallel.per_shard import per_shard
 from jaxdl.parallel.placement import Names, axes_of, spec
-from jaxdl.parallel.rules import STRATEGIES, constrain, resolve, scope, shardings, unbox
+from jaxdl.parallel.rules import STRATEGIES, constrain, resolve, scope, shardings, unbox, unrolls
 
 __all__ = [
     "STRATEGIES",
     "Names",
+    "all_reduced",
     "axes_of",
+    "batch_axes",
     "constrain",
     "make_mesh",
     "per_shard",
@@ -17,4 +20,5 @@ __all__ = [
     "shardings",
     "spec",
     "unbox",
+    "unrolls",
 ]

@@ -108,7 +108,7 @@ def context() -> tuple[AbstractMesh, dict[str, Any]] | None:
     free = free_axes(mesh)
     if not free:
         return None
-    rules = dict(nn.get_logical_axis_rules())
+    rules = current_rules()
     if not rules:
         raise InputError(
             "a mesh is set without sharding rules; enter `parallel.scope(mesh, rules)`."
@@ -116,10 +116,24 @@ def context() -> tuple[AbstractMesh, dict[str, Any]] | None:
     return mesh, {name: _only(free, axes) for name, axes in rules.items()}
 
 
+def current_rules() -> dict[str, Any]:
+    """The rules of the current `scope`; none outside of one."""
+    return dict(nn.get_logical_axis_rules())
+
+
 def free_axes(mesh: AbstractMesh) -> frozenset[str]:
     """The mesh axes that no surrounding shard_map has taken over."""
     types = zip(mesh.axis_names, mesh.axis_types, strict=True)
     return frozenset(name for name, kind in types if kind == AxisType.Auto)
+
+
+def unrolls() -> bool:
+    """Whether loops over layers should be written out in the current `scope`: on CPU.
+
+    XLA:CPU runs the body of a loop slower than the same operations outside one.
+    """
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    return device is not None and device.platform == "cpu"
 
 
 def constrain(x: Array, names: Names) -> Array:

@@ -15,6 +15,7 @@ from jaxdl.core.experiment import Experiment
 from jaxdl.core.task import Batch
 from jaxdl.train import layout
 from jaxdl.train.functions import functions
+from jaxdl.train.packed import pack
 from jaxdl.train.program import Program
 
 
@@ -50,7 +51,7 @@ def build(exp: Experiment, devices: Sequence[jax.Device] | None = None) -> Progr
         players=fns.players,
         init=jit(fns.create, out_shardings=state),
         step=jit(
-            fns.step,
+            _packing(fns.step),
             in_shardings=(state, at_train),
             out_shardings=(state, everywhere),
             donate_argnums=0,
@@ -82,6 +83,14 @@ def _traced_once(fn: Callable, mesh: Mesh, rules: Mapping) -> Callable:
             return fn(*args)
 
     return traced
+
+
+def _packing(step: Callable) -> Callable:
+    def packing(state, batch):
+        state, metrics = step(state, batch)
+        return state, pack(metrics)
+
+    return packing
 
 
 def _leaves(batch: Batch) -> str:

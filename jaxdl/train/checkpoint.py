@@ -1,8 +1,9 @@
 """Checkpoints: Orbax writes the arrays, a manifest with digests makes a step complete.
 
-    checkpoints/00000200/state/          Orbax
-    checkpoints/00000200/manifest.json   shapes, metrics, sha256 of every file; written last
-    checkpoints/writing-00000200/        a step not yet complete, renamed when it is
+    checkpoints/00000200/state/              Orbax: the large arrays
+    checkpoints/00000200/small.safetensors   the small ones
+    checkpoints/00000200/manifest.json       shapes, metrics, sha256 of every file; written last
+    checkpoints/writing-00000200/            a step not yet complete, renamed when it is
 
 Orbax restores a flipped byte without complaint, hence the digests.
 """
@@ -27,10 +28,12 @@ from orbax.checkpoint import v1 as ocp
 from jaxdl.core import tree
 from jaxdl.core.errors import InputError
 from jaxdl.core.records import SCHEMA, write_json
+from jaxdl.train import leaves
 from jaxdl.train.state import State
 
 log = logging.getLogger("jaxdl")
 MANIFEST = "manifest.json"
+SMALL = "small.safetensors"
 DAMAGE = (OSError, ValueError, KeyError, TypeError, AttributeError)
 """What reading a damaged manifest may raise."""
 
@@ -80,15 +83,17 @@ class Checkpoints:
             InputError: an earlier save failed, e.g. on a full disk.
         """
         self.wait()
-        arrays = _plain(state)
+        arrays = _parts(state)
+        small, large = leaves.split(arrays)
         if next(iter(state.step.devices())).platform == "cpu":
             # On CPU Orbax holds the buffers themselves, and the next step could not be donated to.
-            arrays = _copied(arrays)
+            large = _copied(large)
         draft = self.directory / f"writing-{step:08d}"
         shutil.rmtree(draft, ignore_errors=True)
         try:
             draft.mkdir(parents=True)
-            response = ocp.save_async(draft / "state", arrays)
+            leaves.write(draft / SMALL, small)
+            response = ocp.save_async(draft / "state", _named(large)) if large else None
         except Exception as error:
             raise self._failed(step, error) from error
         manifest = {
@@ -155,15 +160,21 @@ class Checkpoints:
         Raises:
             InputError: it was saved by another model, naming the first differences.
         """
-        wanted = _plain(abstract)
+        wanted = _parts(abstract)
         saved, mine = self._manifest(step)["arrays"], _shapes(wanted)
         if saved != mine:
             raise InputError(
                 f"checkpoint {step} in {self.directory} is of another model: "
                 f"{_differences(saved, mine)}."
             )
-        plain = ocp.load(self._path(step) / "state", wanted)
-        return _state(plain, abstract)
+        flat = tree.flatten(wanted)
+        found = leaves.read(self._path(step) / SMALL, flat)
+        if large := {path: leaf for path, leaf in flat.items() if path not in found}:
+            names, orbax = _named(large), self._path(step) / "state"
+            loaded = ocp.load(orbax, names)
+            found |= zip(large, (loaded[name] for name in names), strict=True)
+        plain = jax.tree.unflatten(jax.tree.structure(wanted), [found[path] for path in flat])
+        return abstract.replace(**plain)
 
     def damage(self, step: int) -> str:
         """What is wrong with the files of `step`; empty when nothing is."""
@@ -187,7 +198,8 @@ class Checkpoints:
     def _finish(self, step: int, draft: Path, response: Any, manifest: dict) -> None:
         """In the writing thread: completes a step, then deletes those no longer kept."""
         try:
-            response.result()
+            if response:
+                response.result()
             files = sorted(p for p in draft.rglob("*") if p.is_file())
             manifest["files"] = {p.relative_to(draft).as_posix(): _sha256(p) for p in files}
             write_json(draft / MANIFEST, manifest | {"digest": _digest(manifest)})
@@ -247,19 +259,14 @@ def _copied(arrays: Any) -> Any:
     return jax.tree.map(jnp.copy, arrays)
 
 
-def _plain(state: State) -> dict[str, Any]:
-    """The state as a dict of arrays: the key as its words, absent parts left out."""
-    parts = {name: value for name, value in vars(state).items() if value is not None}
-    key = parts["key"]
-    if isinstance(key, jax.ShapeDtypeStruct):
-        words = jax.eval_shape(jax.random.key_data, key)
-        return parts | {"key": words.update(sharding=key.sharding)}
-    return parts | {"key": jax.random.key_data(key)}
+def _named(arrays: Mapping[str, Any]) -> dict[str, Any]:
+    """By names that are file names too."""
+    return {path.replace("/", "."): leaf for path, leaf in arrays.items()}
 
 
-def _state(plain: dict[str, Any], abstract: State) -> State:
-    key = jax.random.wrap_key_data(plain["key"])
-    return abstract.replace(**plain | {"key": jax.device_put(key, abstract.key.sharding)})
+def _parts(state: State) -> dict[str, Any]:
+    """The state by name, absent parts left out."""
+    return {name: value for name, value in vars(state).items() if value is not None}
 
 
 def _shapes(arrays: Any) -> dict[str, list]:

@@ -48,6 +48,8 @@ def evaluate(
     def states():
         for n in range(count):
             between()
-            yield program.evaluate(state, get(n), n)
+            found = program.evaluate(state, get(n), n)
+            program.settle(found)
+            yield found
 
     return compute(merge(states()))

@@ -54,10 +54,12 @@ def fit(
     source: str = "",
     watch: Callable[[Program, RunDir], Sequence[Any]] = lambda program, run: (),
     devices: Sequence[jax.Device] | None = None,
+    workers: int = 0,
 ) -> Fitted:
     """Trains `exp` in `directory`, or goes on where it was left; a finished run is only reported.
 
-    `watch` gives further hooks, called last. The result holds the metrics of the best checkpoint
+    `watch` gives further hooks, called last. `workers` processes prepare the training batches (0: a
+    thread of this one), which changes no batch. The result holds the metrics of the best checkpoint
     by the task's primary metric (of the last state where there is none) on every held-out split.
 
     Raises:
@@ -65,6 +67,8 @@ def fit(
         then.
     """
     check_experiment(exp)
+    if workers < 0:
+        raise InputError(f"workers={workers} must be 0 (read in this process) or more.")
     if jax.process_count() > 1:
         raise InputError("several processes cannot train one run yet; start one process.")
     passport = issue(exp, source, devices)
@@ -83,7 +87,7 @@ def fit(
         signals() as interrupt,
     ):
         try:
-            state, stop = _train(program, run, watch, interrupt)
+            state, stop = _train(program, run, watch, interrupt, workers)
             return _conclude(program, run, state, stop, interrupt)
         except BaseException:
             if run.begun:
@@ -121,9 +125,13 @@ def _nothing_left(exp: Experiment, ended: Result, before: Experiment) -> bool:
 
 
 def _train(
-    program: Program, run: RunDir, watch: Callable, interrupt: Signals
+    program: Program, run: RunDir, watch: Callable, interrupt: Signals, workers: int
 ) -> tuple[State, Stop | None]:
     exp = program.experiment
+
+    def settle(step, state, metrics):
+        program.settle(metrics)
+
     with ExitStack() as stack:
         state = run.checkpoints.restore(program.abstract, repair=True)
         start = 0 if state is None else int(state.step)
@@ -140,9 +148,11 @@ def _train(
         if start:
             log.info("resumed at step %d of %d.", start, exp.steps)
         hooks += [stack.enter_context(closing(hook)) for hook in watch(program, run)]
-        batches = stack.enter_context(closing(data.prefetch(_batches(program))))
+        batches = stack.enter_context(closing(data.prefetch(_batches(program, workers, stack))))
         if not stop:
-            state, stop = train(program.step, state, batches, exp.steps, [*hooks, interrupt])
+            state, stop = train(
+                program.step, state, batches, exp.steps, [settle, *hooks, interrupt]
+            )
         step = int(state.step)
         if not stop and int(state.skipped) == step:
             stop = Stop(NEVER_FINITE, status="failed", code=1)
@@ -193,16 +203,22 @@ def _named(hooks: Sequence[Any]) -> dict[str, Any]:
     }
 
 
-def _batches(program: Program) -> Callable:
-    exp = program.experiment
+def _batches(program: Program, workers: int, stack: ExitStack) -> Callable:
+    exp, sharding = program.experiment, next(iter(program.batch.values())).sharding
+    keywords = {"batch": exp.data.batch, "seed": exp.seed}
+    if workers:
+        rows = data.local_rows(sharding, exp.data.batch)
+        read = stack.enter_context(
+            closing(data.Workers(exp.data, **keywords, rows=rows, count=workers))
+        )
+        return data.placed(read, sharding, exp.data.batch)
     return data.batches(
         exp.data.train(),
-        batch=exp.data.batch,
-        seed=exp.seed,
+        **keywords,
         plan=exp.data.plan("train"),
         transform=exp.data.transform("train"),
         mesh=program.mesh,
-        spec=next(iter(program.batch.values())).sharding.spec,
+        spec=sharding.spec,
     )
 
 

@@ -17,6 +17,7 @@ from jaxdl.core.errors import InputError, suggest
 from jaxdl.core.experiment import Experiment
 from jaxdl.core.precision import policy
 from jaxdl.core.task import Batch, GradFn, Params, Player
+from jaxdl.metrics import reduce
 from jaxdl.train import state as states
 from jaxdl.train.grad import accumulate, gradient
 from jaxdl.train.state import State
@@ -53,17 +54,22 @@ def functions(exp: Experiment, batch: Batch, *, unroll: bool) -> Functions:
 
     def create():
         params, model_state = parallel.unbox(init())
-        return states.create(params, model_state, players, txs, seed=exp.seed, ema=exp.ema > 0)
+        more = {"ema": exp.ema > 0, "scaled": precision.scaled}
+        return states.create(params, model_state, players, txs, seed=exp.seed, **more)
 
     def inferring(fn, rank_promotion):
         def infer(state, batch, index):
             params = precision.cast(state.params if state.ema is None else state.ema)
+            key = rng.fold(rng.wrap(state.key), "eval", index)
             with jax.numpy_rank_promotion(rank_promotion):
-                return fn(exp.model, params, state.model, batch, rng.fold(state.key, "eval", index))
+                return fn(exp.model, params, state.model, batch, key)
 
         return infer
 
-    grad = _grad(exp, accumulate(gradient(exp.rank_promotion), exp.accumulate, unroll=unroll))
+    grad = accumulate(gradient(exp.rank_promotion), exp.accumulate, unroll=unroll)
+    if exp.collectives == "explicit":
+        grad = parallel.all_reduced(grad, reduce)
+    grad = _sharpness_aware(exp, grad)
     return Functions(
         init=init,
         create=create,
@@ -74,8 +80,8 @@ def functions(exp: Experiment, batch: Batch, *, unroll: bool) -> Functions:
     )
 
 
-def _grad(exp: Experiment, grad: GradFn) -> GradFn:
-    """`grad`, sharpness-aware for the players whose optimizer says so."""
+def _sharpness_aware(exp: Experiment, grad: GradFn) -> GradFn:
+    """`grad`, at ascended parameters for the players whose optimizer says so."""
 
     def chosen(player, *args):
         sam = getattr(attrgetter(player.optim)(exp), "sam", None)

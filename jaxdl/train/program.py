@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import jax
 from jax.sharding import Mesh
 
 from jaxdl.core.experiment import Experiment
@@ -23,8 +24,8 @@ class Program:
     init: Callable[[], State]
     """The sharded state before the first update."""
     step: Any
-    """Jitted `(state, batch) -> (state, metrics)`; the state is donated. `.lower(abstract,
-    batch)` works."""
+    """Jitted `(state, batch) -> (state, metrics)`; the state is donated, the metrics are `Packed`.
+    `.lower(abstract, batch)` works."""
     evaluate: Callable[[State, Batch, int], Mapping[str, Metric]]
     """Metric states of evaluation batch i, with averaged parameters where the state holds them."""
     predict: Callable[[State, Batch, int], Any]
@@ -37,3 +38,10 @@ class Program:
     """Those of an evaluation batch, `mask` included."""
     mesh: Mesh
     rules: Mapping[str, Any]
+
+    def settle(self, results: Any) -> None:
+        """Waits for `results` where one CPU plays several devices: XLA runs them on one pool of
+        threads, and steps in flight there may wait for one another for ever.
+        """
+        if self.mesh.size > 1 and self.mesh.devices.flat[0].platform == "cpu":
+            jax.block_until_ready(results)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import jax.numpy as jnp
 import optax
@@ -11,6 +10,7 @@ from jax import Array
 
 from jaxdl.core import rng, tree
 from jaxdl.core.task import ModelState, Params, Player
+from jaxdl.train.scale import LossScale
 
 
 @tree.dataclass
@@ -28,11 +28,12 @@ class State:
     opt: Mapping[str, optax.OptState]
     """Optimizer states by player."""
     key: Array
-    """The run's root key, never advanced; fold in step, then purpose, then micro-batch."""
+    """Words (uint32) of the run's root key, never advanced; `rng.wrap` them, fold in step, then
+    purpose, then micro-batch."""
     skipped: Array
     """int32, updates left out because a loss or gradient was not finite."""
-    scale: Any | None = None
-    """Loss scale of float16 training."""
+    scale: LossScale | None = None
+    """Where the precision asks for it (float16)."""
     ema: Params | None = None
     """Averaged parameters, where the experiment asks for them."""
 
@@ -45,6 +46,7 @@ def create(
     *,
     seed: int,
     ema: bool,
+    scaled: bool = False,
 ) -> State:
     """The state before the first update."""
     return State(
@@ -53,7 +55,8 @@ def create(
         params=params,
         model=model_state,
         opt={p.name: txs[p.name].init(tree.select(params, p.params)) for p in players},
-        key=rng.root(seed),
+        key=rng.words(rng.root(seed)),
         ema=params if ema else None,
+        scale=LossScale.initial() if scaled else None,
         skipped=jnp.int32(0),
     )

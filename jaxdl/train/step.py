@@ -16,6 +16,7 @@ from jaxdl.core.precision import Policy
 from jaxdl.core.task import Batch, GradFn, Key, Metric, ModelState, Params, Player
 from jaxdl.metrics import Last, Mean
 from jaxdl.optim import ema_update, rates
+from jaxdl.train.scale import LossScale
 from jaxdl.train.state import State
 
 
@@ -37,17 +38,20 @@ def make_step(
     players = [_in_precision(player, precision) for player in task.players(model)]
 
     def step(state: State, batch: Batch) -> tuple[State, Mapping[str, Metric]]:
-        key = rng.fold(state.key, state.step)
+        key = rng.fold(rng.wrap(state.key), state.step)
         params, model_state = state.params, state.model
         opt, metrics, finite = {}, {}, jnp.bool_(True)
         for player in players:
             name = player.name
-            update = partial(_update, player, txs[name], grad, batch, rng.fold(key, name))
+            given = batch, rng.fold(key, name), state.scale
+            update = partial(_update, player, txs[name], grad, *given)
             old = params, model_state, state.opt[name]
             new, found, fine = _when_due(player.every, state.step, update, old)
             params, model_state, opt[name] = new
             metrics |= {n if name == "main" else f"{name}.{n}": m for n, m in found.items()}
             finite &= fine
+        if state.scale:
+            metrics["loss_scale"] = Last.of(state.scale.value)
         metrics["skipped"] = Mean(total=1.0 - finite.astype(jnp.float32), weight=jnp.float32(1))
         state = replace(
             state,
@@ -57,6 +61,7 @@ def make_step(
             model=model_state,
             opt=opt,
             ema=ema_update(state.ema, params, ema) if ema else None,
+            scale=state.scale.after(finite) if state.scale else None,
             skipped=state.skipped + (1 - finite.astype(jnp.int32)),
         )
         return state, metrics
@@ -75,11 +80,15 @@ def _update(
     grad: GradFn,
     batch: Batch,
     key: Key,
+    scale: LossScale | None,
     old: tuple[Params, ModelState, optax.OptState],
 ) -> tuple[tuple[Params, ModelState, optax.OptState], Mapping[str, Metric], jax.Array]:
     """What follows on `old`, its metrics, and whether all was finite (if not: `old`)."""
     params, model_state, opt = old
-    grads, sums, (model_state, metrics) = grad(player, params, model_state, batch, key)
+    scaled = scale.wrap(player) if scale else player
+    grads, sums, (model_state, metrics) = grad(scaled, params, model_state, batch, key)
+    if scale:
+        grads, sums = scale.unscaled(grads, sums)
     grads = jax.tree.map(lambda g: g / sums.weight, grads)
     norm = optax.tree.norm(grads)
     finite = jnp.isfinite(norm) & jnp.isfinite(sums.total)

@@ -9,7 +9,7 @@ from jaxdl.cli import main
 
 EXPERIMENT = """
 from jaxdl.core import Experiment
-from jaxdl.data import Crop, Digits, Scale, TextBytes
+from jaxdl.data import Crop, Digits, Scale, Text
 from jaxdl.models.gpt import GPT
 from jaxdl.models.mlp import MLP
 from jaxdl.optim import AdamW, Constant
@@ -31,7 +31,7 @@ def base():
 TEXT = {
     "model": GPT(vocab=256, width=8, depth=1, heads=1, seq=32),
     "task": LanguageModel(),
-    "data": TextBytes(files=("text.txt",), seq=32, batch=8),
+    "data": Text(files=("text.txt",), seq=32, batch=8),
     "steps": 2,
     "hooks": (),
 }

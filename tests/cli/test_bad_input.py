@@ -38,6 +38,7 @@ CASES = {
     "set twice": (train(*sets("steps=1", "steps=2")), "set twice"),
     "unknown key": (train(*sets("optim.peek_lr=1")), "did you mean 'peak_lr'"),
     "unknown hook": (train(*sets("hooks.7.every=1")), "hooks"),
+    "fewer than no workers": (train("--workers", "-1"), "workers=-1"),
     "wrong type": (train(*sets("steps=many")), "steps", "int"),
     "a word as a number": (train(*sets("optim.peak_lr=fast")), "peak_lr", "float"),
     "no steps": (train(*sets("steps=0")), "steps=0 must be at least 1"),

@@ -141,7 +141,7 @@ def test_doctor_checks_the_installation(jaxdl, place):
     told = jaxdl("doctor", "--json")
     checks = {line["check"]: line for line in lines(told)}
     assert told.code == 0 and all(line["ok"] for line in checks.values())
-    assert {"version jax", "devices", "import jaxdl", "write here"} <= set(checks)
+    assert {"version jax", "devices", "import jaxdl", "write runs", "write data"} <= set(checks)
     assert "8 x" in checks["devices"]["told"]
 
 

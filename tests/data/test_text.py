@@ -1,12 +1,16 @@
 """Windows over bytes: splits, targets, integrity, and errors that name a way out."""
 
 import hashlib
+import itertools
+import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 
 from jaxdl.core.errors import InputError
-from jaxdl.data import TextBytes
+from jaxdl.data import Text, shuffled
 from jaxdl.data.files import find_files
 
 
@@ -22,7 +26,7 @@ def texts(tmp_path, monkeypatch):
 
 
 def data(**changes):
-    return TextBytes(**{"files": ("books/*.txt",), "seq": 10} | changes)
+    return Text(**{"files": ("books/*.txt",), "seq": 10} | changes)
 
 
 def tokens(source):
@@ -48,16 +52,76 @@ def test_splits_are_contiguous_tails_and_no_window_crosses(texts, valid, test):
     config = data(valid_fraction=valid, test_fraction=test)
     parts = [s for s in (config.train(), config.valid(), config.test()) if s is not None]
     assert len(parts) == 1 + (valid > 0) + (test > 0)
-    assert np.array_equal(np.concatenate([part.text for part in parts]), texts)
+    assert [part.low for part in parts] == [0, *(part.high for part in parts[:-1])]
+    assert parts[-1].high == 1000
     for part in parts:
-        inside = np.lib.stride_tricks.sliding_window_view(part.text, 11)[::10]
+        inside = np.lib.stride_tricks.sliding_window_view(texts[part.low : part.high], 11)[::10]
         assert np.array_equal(tokens(part), inside)
 
 
-def test_a_source_does_not_copy_the_text(texts):
-    config = data()
-    assert np.shares_memory(config.train().text.base, config.test().text.base)
-    assert not config.train().text.flags.writeable
+def test_windows_reach_across_any_number_of_files(texts, tmp_path):
+    cuts = [0, 1, 2, 5, 40, 41, 42, 43, 600, 1000]
+    for i, (low, high) in enumerate(itertools.pairwise(cuts)):
+        (tmp_path / f"{i}.part").write_bytes(texts[low:high].tobytes())
+    whole = data(files=("books/*.txt",), valid_fraction=0, test_fraction=0).train()
+    split = data(files=("*.part",), valid_fraction=0, test_fraction=0).train()
+    order = np.random.default_rng(0).permutation(len(whole))
+    assert np.array_equal(split.take(order)["tokens"], whole.take(order)["tokens"])
+    assert split.fingerprint == whole.fingerprint
+
+
+def test_patterns_count_from_the_data_folder_too(texts, tmp_path, monkeypatch):
+    monkeypatch.setenv("JAXDL_DATA", str(tmp_path / "books"))
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert len(data(files=("*.txt",)).train()) == 89
+    with pytest.raises(InputError, match=rf"looked in .*elsewhere.* data folder {tmp_path}/books"):
+        data(files=("*.md",)).train()
+
+
+MEASURE = """
+import json, resource, sys, tracemalloc
+import numpy as np
+from jaxdl.data import Text, batches
+
+def memory(field):
+    with open("/proc/self/status") as status:
+        return next(int(line.split()[1]) / 1e3 for line in status if line.startswith(field))
+
+small = Text(files=("small.txt",), seq=128)
+batches(small.train(), batch=16, seed=0)(0), small.train().fingerprint
+# The high-water mark starts here: it counts what the files' pages take, too.
+open("/proc/self/clear_refs", "w").write("5")
+before = memory("VmHWM"), memory("RssAnon")
+tracemalloc.start()
+source = Text(files=("big.txt",), seq=128).train()
+get = batches(source, batch=16, seed=0)
+source.fingerprint, [get(n) for n in range(4)]
+peak = memory("VmHWM") - before[0]
+sums = [int(get(n)["tokens"].sum()) for n in range(500)]
+held = memory("RssAnon") - before[1]
+print(json.dumps([peak, held, tracemalloc.get_traced_memory()[1] / 1e6, len(source), sums[7]]))
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_a_hundred_megabytes_are_never_held(tmp_path):
+    rng = np.random.default_rng(0)
+    with (tmp_path / "big.txt").open("wb") as big:
+        for _ in range(100):
+            big.write(rng.integers(0, 256, 10**6, np.uint8).tobytes())
+    (tmp_path / "small.txt").write_bytes(bytes(range(256)) * 40)
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURE], cwd=tmp_path, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    peak, held, traced, length, total = json.loads(done.stdout)
+    assert max(peak, held, traced) < 20, (peak, held, traced)  # MB
+    whole = np.fromfile(tmp_path / "big.txt", np.uint8)
+    assert length == (90 * 10**6 - 1) // 128
+    order = shuffled(length)(0, np.arange(7 * 16, 8 * 16))
+    windows = np.lib.stride_tricks.sliding_window_view(whole, 129)[order * 128]
+    assert total == windows.sum(dtype=int)
 
 
 def test_an_edited_file_is_read_again_and_changes_the_fingerprint(texts, tmp_path):

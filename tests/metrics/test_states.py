@@ -14,7 +14,7 @@ from jaxdl import metrics
 from jaxdl.core.errors import InputError
 from jaxdl.core.task import Sums
 from jaxdl.losses import cross_entropy
-from jaxdl.metrics import Accuracy, Frechet, Last, Mean, Perplexity, compute, merge
+from jaxdl.metrics import Accuracy, Frechet, Last, Mean, Perplexity, compute, merge, reduce
 
 RNG = np.random.default_rng(0)
 SIZE, BATCH = 53, 16
@@ -154,6 +154,8 @@ def test_a_state_that_counts_nothing_is_never_empty():
         def compute(self):
             return self.value
 
+    many = Largest(value=jnp.array([1.0, 7.0, 3.0]))
+    assert reduce(many).value == 7, "one without `reduce` of its own is merged"
     zeros = [{"largest": Largest(value=jnp.float32(x))} for x in (-1, 0)]
     assert compute(merge(zeros)) == {"largest": 0.0}
 
@@ -180,6 +182,19 @@ def test_states_keep_their_types_when_merged_under_jit(kind):
     merged = jax.jit(lambda a, b: a.merge(b))(state, state)
     for before, after in zip(jax.tree.leaves(state), jax.tree.leaves(merged), strict=True):
         assert (before.shape, before.dtype) == (after.shape, after.dtype)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("where", ["device", "host"])
+def test_reducing_a_dimension_is_merging_in_its_order(kind, where):
+    state = EXAMPLES[kind]()
+    many = [jax.tree.map(lambda x, i=i: x * i, state) for i in (1, 2, 0)]
+    stacked = jax.tree.map(lambda *x: jnp.stack(x), *many)
+    stacked = jax.tree.map(np.asarray, stacked) if where == "host" else stacked
+    merged = many[0].merge(many[1]).merge(many[2])
+    for a, b in zip(*map(jax.tree.leaves, (reduce(stacked), merged)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-6)
+    jax.tree.map(np.testing.assert_array_equal, reduce(stacked), jax.jit(reduce)(stacked))
 
 
 @pytest.mark.parametrize("kind", [Mean, Perplexity, Accuracy])

@@ -14,7 +14,9 @@ from jaxdl.parallel import make_mesh, scope, shardings
 
 KEY = jax.random.key(0)
 GPT = {"vocab": 11, "width": 8, "depth": 2, "heads": 2, "seq": 6, "dropout": 0.1}
+LSTM = {"vocab": 11, "width": 4, "hidden": 8, "depth": 2, "dropout": 0.1}
 RESNET = {"stages": (1, 1), "width": 4, "classes": 5}
+VIT = {"patch": 4, "width": 8, "depth": 2, "heads": 2, "classes": 5, "dropout": 0.1}
 GAN = create("gan")
 IMAGES = jax.random.normal(KEY, (4, 16, 16, 1))
 TOKENS = jax.random.randint(KEY, (2, 5), 0, 11)
@@ -23,8 +25,12 @@ CASES = {
     "mlp": (create("mlp", widths=(8, 4)), IMAGES, (4, 10), 3),
     "resnet18": (create("resnet18", **RESNET), IMAGES, (4, 5), 4),
     "resnet18_cifar": (create("resnet18_cifar", **RESNET, zero_init=True), IMAGES, (4, 5), 4),
+    "resnet50": (create("resnet50", **RESNET | {"stages": (1,)}), IMAGES, (4, 5), 3),
+    "lenet5": (create("lenet5", classes=5, pad=0), IMAGES, (4, 5), 1),
+    "vit_ti16": (create("vit_ti16", **VIT), IMAGES, (4, 5), 7),
     "gpt2": (create("gpt2", **GPT, remat="full"), TOKENS, (2, 5, 11), 7),
     "gpt_tiny": (create("gpt_tiny", **GPT), TOKENS, (2, 5, 11), 7),
+    "lstm": (create("lstm", **LSTM), TOKENS, (2, 5, 11), 4),
     "gan/generator": (GAN.generator, jax.random.normal(KEY, (2, 100)), (2, 28, 28, 1), 2),
     "gan/critic": (GAN.critic, IMAGES, (4,), 1),
 }
@@ -42,7 +48,8 @@ def forward(model, variables, x):
 
 
 def test_the_sweep_covers_the_zoo():
-    assert {name.split("/")[0] for name in CASES} == set(ZOO)
+    names = {name.split("/")[0] for name in CASES}
+    assert {ZOO[name].target for name in names} == {part.target for part in ZOO.values()}
 
 
 @pytest.mark.row("C-002")

@@ -7,7 +7,7 @@ from flax import linen as nn
 from jaxdl.core.errors import InputError
 from jaxdl.core.part import Part
 from jaxdl.nn import Stack, batch_norm, dense, dropout
-from jaxdl.nn.stack import REMAT
+from jaxdl.parallel import make_mesh, scope
 
 KEY, DEPTH = jax.random.key(0), 3
 X = jax.random.normal(KEY, (4, 8))
@@ -57,14 +57,55 @@ def test_a_stack_is_the_unrolled_loop_in_loss_statistics_and_gradients():
     jax.tree.map(close, jax.jit(lambda v: run(scanned(stack), v))(variables), loop)
 
 
-@pytest.mark.parametrize("remat", [name for name in REMAT if name != "none"])
-def test_remat_changes_nothing_but_memory(remat):
-    block = Part(Layer, rate=0.5)
-    variables = nn.unbox(jax.jit(Stack(block, DEPTH).init)(KEY, X))
-    plain = jax.jit(lambda v: run(scanned(Stack(block, DEPTH)), v))(variables)
-    again = jax.jit(lambda v: run(scanned(Stack(block, DEPTH, remat)), v))(variables)
-    close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6)  # noqa: E731
-    jax.tree.map(close, plain, again)
+@pytest.mark.row("C-015", "X-029")
+@pytest.mark.parametrize(("remat", "segment"), [("full", 1), ("full", 3), ("dots", 2)])
+def test_remat_changes_no_bit_of_loss_statistics_and_gradients(remat, segment):
+    block, depth = Part(Layer, rate=0.5), 6
+    plain, saving = Stack(block, depth), Stack(block, depth, remat, segment)
+    boxed = jax.jit(plain.init)(KEY, X)
+    assert jax.eval_shape(saving.init, KEY, X) == jax.eval_shape(plain.init, KEY, X)
+    found, expected = (
+        jax.jit(lambda v, stack=stack: run(scanned(stack), v))(nn.unbox(boxed))
+        for stack in (saving, plain)
+    )
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+
+
+class Linear(nn.Module):
+    """What the checklist's 100 layers are made of."""
+
+    @nn.compact
+    def __call__(self, x, *, train=False):
+        return nn.relu(dense(1000, name="linear")(x))
+
+
+@pytest.mark.row("C-015", "X-029", "X-030")
+def test_segments_of_sqrt_n_layers_halve_the_memory_of_100_layers():
+    x = jax.ShapeDtypeStruct((1024, 1000), jnp.float32)
+
+    def temporaries(stack):
+        params = nn.unbox(jax.eval_shape(stack.init, KEY, x))
+        grad = jax.grad(lambda params, x: stack.apply(params, x).sum())
+        return jax.jit(grad).lower(params, x).compile().memory_analysis().temp_size_in_bytes
+
+    plain, segments = Stack(Part(Linear), 100), Stack(Part(Linear), 100, "full", 10)
+    assert temporaries(segments) <= 0.5 * temporaries(plain)
+
+
+def test_where_loops_are_slow_the_layers_are_written_out_up_to_a_bound():
+    def loops(depth, **kw):
+        stack = Stack(Part(Layer), depth, **kw)
+
+        def apply(x):
+            with scope(make_mesh(jax.devices()[:1]), "dp"):
+                return stack.apply(variables, x)
+
+        variables = jax.eval_shape(stack.init, KEY, X)
+        variables = jax.tree.map(lambda s: jnp.zeros(s.shape), nn.unbox(variables))
+        return jax.jit(apply).lower(X).as_text().count("stablehlo.while")
+
+    assert loops(4) == 0
+    assert loops(26) == loops(4, remat="full") == 1
 
 
 def test_layers_are_named_start_apart_and_drop_apart():
@@ -93,6 +134,8 @@ def test_layers_are_named_start_apart_and_drop_apart():
     [
         (Stack(Part(Layer), 2, "ful"), "unknown remat 'ful'; did you mean 'full'"),
         (Stack(Part(Layer), 0), "depth=0 must be at least 1"),
+        (Stack(Part(Layer), 12, "full", 5), r"segment=5 .* depth=12; .* \[1, 2, 3, 4, 6, 12\]"),
+        (Stack(Part(Layer), 4, segment=2), "segment=2 recomputes nothing .*remat='full'"),
     ],
 )
 def test_what_cannot_be_stacked_is_refused(stack, says):

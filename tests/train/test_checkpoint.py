@@ -12,12 +12,20 @@ import pytest
 from jaxdl.core.change import change
 from jaxdl.core.errors import InputError
 from jaxdl.core.loading import load_file
-from jaxdl.train import Log, Save, build, checkpoint, fit
-from jaxdl.train.checkpoint import MANIFEST, Checkpoints
+from jaxdl.train import Log, Save, build, checkpoint, fit, leaves
+from jaxdl.train.checkpoint import MANIFEST, SMALL, Checkpoints
 
 small = load_file(__file__.replace("test_checkpoint", "small"))
 pytestmark = pytest.mark.usefixtures("shared_programs")
 ONE = jax.devices()[:1]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def both_formats():
+    """Small enough that the kernel of these networks is Orbax's, and the rest is not."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(leaves, "SMALL", 2**10)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +77,7 @@ def largest(folder):
 DAMAGES = {
     "flipped byte": (lambda folder: flip(largest(folder / "state")), "has changed"),
     "truncated file": (lambda folder: truncate(largest(folder / "state")), "has changed"),
+    "flipped small byte": (lambda folder: flip(folder / SMALL), "small.safetensors has changed"),
     "missing file": (lambda folder: largest(folder / "state").unlink(), "is missing"),
     "missing manifest": (lambda folder: (folder / MANIFEST).unlink(), "manifest.json is missing"),
     "truncated manifest": (lambda folder: truncate(folder / MANIFEST), "unreadable manifest"),

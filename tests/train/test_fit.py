@@ -87,6 +87,16 @@ def test_the_same_experiment_again_gives_the_same_bits(exp, whole, tmp_path):
     assert other.result.metrics != fitted.result.metrics
 
 
+def test_reading_processes_change_no_bit(exp, whole, tmp_path):
+    place, fitted = whole
+    again = fit(exp, tmp_path / "run", devices=ONE, workers=2)
+    assert small.told(tmp_path / "run") == small.told(place)
+    assert small.leaves(again.state) == small.leaves(fitted.state)
+    with pytest.raises(InputError, match="workers=-1 must be 0"):
+        fit(exp, tmp_path / "none", workers=-1)
+    assert not (tmp_path / "none").exists()
+
+
 def test_a_finished_run_is_only_reported(exp, whole, monkeypatch):
     place, fitted = whole
     module = sys.modules["jaxdl.train.fit"]

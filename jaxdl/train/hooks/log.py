@@ -8,13 +8,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import jax
 import numpy as np
 
 from jaxdl.core.errors import InputError
 from jaxdl.core.hook import Stop
 from jaxdl.core.task import Metric
-from jaxdl.metrics import compute, merge
+from jaxdl.metrics import compute, reduce
+from jaxdl.train.packed import Packed, stack, unstack
 
 log = logging.getLogger("jaxdl")
 
@@ -51,7 +51,7 @@ class LogHook:
         self._ready: _Interval | None = None
         self._clock: tuple[int, float] | None = None
 
-    def __call__(self, step: int, state: Any, metrics: Mapping[str, Metric]) -> None:
+    def __call__(self, step: int, state: Any, metrics: Packed) -> None:
         """Notes the metrics; writes those of the interval before."""
         self._since.add(step, metrics)
         if self._clock is None:  # the first update's time is compilation
@@ -87,14 +87,14 @@ class LogHook:
     def resume(self, saved: Mapping[str, Any]) -> None:
         """Goes on from a snapshot."""
         _, metrics = self._program.step.eval_shape(self._program.abstract, self._program.batch)
-        structure = jax.tree.structure(metrics)
-        self._since, self._lost = _Interval.of(saved["since"], structure), saved["lost"]
-        if saved["since"]["leaves"]:  # an interval that a crash or the end of the run cut goes on
+        layout = metrics.layout
+        self._since, self._lost = _Interval.of(saved["since"], layout), saved["lost"]
+        if saved["since"]["rows"]:  # an interval that a crash or the end of the run cut goes on
             self._run.forget(self._since.step, "train", "perf")
         # A run killed after the checkpoint may have written this record already.
         written = {record.step for record in self._run.records if record.split == "train"}
         if saved["ready"] and saved["ready"]["step"] not in written:
-            self._ready = _Interval.of(saved["ready"], structure)
+            self._ready = _Interval.of(saved["ready"], layout)
 
     def _closed(self, step: int) -> _Interval:
         """The interval that ends here, with its rate; a new one begins."""
@@ -128,27 +128,36 @@ class LogHook:
 
 
 class _Interval:
-    """Metric states of consecutive updates, merged only when somebody waits for them."""
+    """Metric states of consecutive updates, left on the device until somebody waits for them."""
 
-    def __init__(self, step: int = 0, states: Sequence[Mapping[str, Metric]] = ()):
-        self.step, self._states = step, list(states)
+    def __init__(self, step: int = 0, layout: Any = None, kept: Sequence[np.ndarray] = ()):
+        self.step = step
         self.perf: dict[str, float] = {}
+        self._states: list[Packed] = []
+        self._layout, self._kept = layout, list(kept)
 
-    def add(self, step: int, metrics: Mapping[str, Metric]) -> None:
+    def add(self, step: int, metrics: Packed) -> None:
         self.step = step
         self._states.append(metrics)
 
     def merged(self) -> Mapping[str, Metric]:
-        self._states = [merge(self._states)] if self._states else []
-        return self._states[0] if self._states else {}
+        rows = self._rows()
+        if not rows:
+            return {}
+        return {name: reduce(many) for name, many in unstack(rows, self._layout).items()}
 
     def snapshot(self) -> dict[str, Any]:
-        leaves = jax.tree.leaves(self.merged())
-        return {"step": self.step, "leaves": [np.asarray(x).tolist() for x in leaves]}
+        """Every update's states: sums of sums would round differently from those of one sitting."""
+        return {"step": self.step, "rows": [x.tolist() for x in self._rows()]}
 
     @classmethod
-    def of(cls, saved: Mapping[str, Any], structure: Any) -> _Interval:
-        if not saved["leaves"]:
-            return cls(saved["step"])
-        leaves = [np.asarray(x) for x in saved["leaves"]]
-        return cls(saved["step"], [jax.tree.unflatten(structure, leaves)])
+    def of(cls, saved: Mapping[str, Any], layout: Any) -> _Interval:
+        return cls(saved["step"], layout, [np.asarray(x) for x in saved["rows"]])
+
+    def _rows(self) -> list[np.ndarray]:
+        if self._states:
+            self._layout, rows = self._states[0].layout, stack(self._states)
+            both = zip(self._kept, rows, strict=True)
+            self._kept = [np.concatenate(pair) for pair in both] if self._kept else rows
+            self._states = []
+        return self._kept

@@ -1,0 +1,1 @@
+"""Measurements: the step, the loop and the input, beside other frameworks in one run."""

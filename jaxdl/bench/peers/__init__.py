@@ -1,0 +1,1 @@
+"""What is measured, one module per framework; each is imported in its own process only."""

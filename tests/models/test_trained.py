@@ -1,0 +1,81 @@
+"""Rows of the checklist that only a training on real images proves (`jaxdl data get`)."""
+
+import jax
+import pytest
+
+from jaxdl import data
+from jaxdl.core import Experiment
+from jaxdl.core.errors import InputError
+from jaxdl.data import MNIST, FashionMNIST
+from jaxdl.models.vit import ViT
+from jaxdl.models.zoo import create
+from jaxdl.optim import AdamW, Constant, Cosine
+from jaxdl.tasks import Classification
+from jaxdl.train import build, fit
+
+pytestmark = pytest.mark.slow
+ONE = jax.devices()[:1]
+EPOCH = 55_000 // 128
+
+
+def prepared(images):
+    try:
+        images.train()
+    except InputError as error:
+        pytest.skip(str(error))
+    return images
+
+
+def accuracy(model, epochs, rate, directory):
+    """On the test split of MNIST."""
+    exp = Experiment(
+        model=model,
+        task=Classification(),
+        data=prepared(MNIST(batch=128, eval_batch=1000)),
+        optim=AdamW(peak_lr=rate, schedule=Cosine(warmup=100)),
+        steps=epochs * EPOCH,
+    )
+    return fit(exp, directory, devices=ONE).result.metrics["test"]["accuracy"]
+
+
+@pytest.mark.row("N-008")
+def test_lenet_reads_mnist_after_three_epochs(tmp_path):
+    assert accuracy(create("lenet5"), 3, 3e-3, tmp_path) >= 0.98
+
+
+@pytest.mark.row("N-036")
+def test_a_small_vit_reads_mnist_in_patches_of_four(tmp_path):
+    model = ViT(patch=4, width=64, depth=4, heads=4, classes=10)
+    assert accuracy(model, 3, 2e-3, tmp_path) >= 0.96
+
+
+@pytest.mark.row("N-019")
+def test_resnet152_learns_32_images_by_heart_and_its_plain_twin_is_reported():
+    images = prepared(
+        FashionMNIST(batch=32, train_split="train[:32]", valid_split="", test_split="")
+    )
+    found = {}
+    for skip in (True, False):
+        exp = Experiment(
+            model=create("resnet152", classes=10, skip=skip),
+            task=Classification(),
+            data=images,
+            optim=AdamW(schedule=Constant()),
+            steps=30,
+        )
+        program = build(exp, ONE)
+        state = program.init()
+        get = data.batches(
+            images.train(),
+            batch=32,
+            seed=0,
+            transform=images.transform("train"),
+            mesh=program.mesh,
+        )
+        losses = []
+        while not losses or (losses[-1] > 0.05 and len(losses) < exp.steps):
+            state, metrics = program.step(state, get(len(losses)))
+            losses.append(float(metrics["loss"].compute()))
+        found[skip] = losses
+    print(f"with skips {found[True]}\nwithout {found[False]}")
+    assert found[True][-1] < 0.1
