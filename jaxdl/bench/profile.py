@@ -63,15 +63,22 @@ def profile(program: Program, folder: Path, steps: int = 5) -> Profile:
     start = time.perf_counter()
     compiled = program.step.lower(program.abstract, program.batch).compile()
     compile_s = time.perf_counter() - start
-    state = _run(compiled, program.init(), batch, WARMUP)
+
+    def run(state: State, count: int) -> State:
+        for _ in range(count):
+            state, metrics = compiled(state, batch)
+            program.settle(metrics)
+        return jax.block_until_ready(state)
+
+    state = run(program.init(), WARMUP)
     start = time.perf_counter()
-    state = _run(compiled, state, batch, steps)
+    state = run(state, steps)
     step_ms = 1e3 * (time.perf_counter() - start) / steps
     options = jax.profiler.ProfileOptions()
     options.python_tracer_level = 0
     with jax.profiler.trace(str(folder), create_perfetto_trace=True, profiler_options=options):
         start = time.perf_counter()
-        _run(compiled, state, batch, steps)
+        run(state, steps)
         traced_us = 1e6 * (time.perf_counter() - start)
     events = trace.read_events(folder)
     counts = flops(jax.make_jaxpr(program.step)(program.abstract, program.batch))
@@ -111,12 +118,6 @@ def _tables(
             Row(op, times[op], module=found[op].module, phase=found[op].phase) for op in slowest
         ],
     }
-
-
-def _run(compiled: jax.stages.Compiled, state: State, batch: Batch, steps: int) -> State:
-    for _ in range(steps):
-        state, _ = compiled(state, batch)
-    return jax.block_until_ready(state)
 
 
 def _batch(program: Program) -> Batch:

@@ -28,7 +28,8 @@ def measure_step(
 
     `step_ms` and `cpu_ms` are medians over rounds, `ratio` and `cpu_ratio` medians of the ratios to
     the floor within a round. `flops` are the model's, forward and backward, counted in the floor.
-    A model with another number of parameters than the floor's has a `note` of it.
+    A model with another number of parameters than the floor's, or on another device, has a `note`
+    of it.
     A framework that is not installed, or that failed, has a record that says so.
     """
     shape = {"family": work.family, **asdict(work)}
@@ -63,6 +64,7 @@ def _measured(outcome: Outcome, base: Outcome, work: Workload) -> dict[str, Any]
         "peak_rss_mb": outcome.turns[-1].rss,
         "loss": outcome.turns[-1].loss,
         "params": outcome.info["params"],
+        "device": outcome.info["device"],
         "rounds": len(outcome.turns),
     }
     return found if base.error else found | _compared(outcome, base)
@@ -78,6 +80,9 @@ def _compared(outcome: Outcome, base: Outcome) -> Mapping[str, Any]:
         "gflops_per_s": count / outcome.median("wall") / 1e9,
         "gflops_per_cpu_s": count / outcome.median("cpu") / 1e9,
     }
-    more = outcome.info["params"] - base.info["params"]
-    told = f"{abs(more):,} parameters {'more' if more > 0 else 'fewer'} than {FLOOR}"
-    return found | {"note": told} if more else found
+    told, more = [], outcome.info["params"] - base.info["params"]
+    if more:
+        told.append(f"{abs(more):,} parameters {'more' if more > 0 else 'fewer'} than {FLOOR}")
+    if outcome.info["device"] != base.info["device"]:
+        told.append(f"on {outcome.info['device']}, {FLOOR} on {base.info['device']}")
+    return found | {"note": "; ".join(told)} if told else found

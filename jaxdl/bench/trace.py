@@ -19,7 +19,7 @@ OP_NAME = re.compile(r'op_name="([^"]*)"')
 WRAPPER = re.compile(r"^(?:jvp|transpose|vmap|checkpoint|remat)\((.*)\)$")
 UNNAMED = "unnamed"
 NOT_MODULES = re.compile(
-    r"closed_call|while|body|cond|branch_\d+_fun|checkpoint|rematted_computation"
+    r"closed_call|shard_map|while|body|cond|branch_\d+_fun|checkpoint|rematted_computation"
 )
 """Components of a name stack that jax puts between those of modules."""
 

@@ -25,6 +25,8 @@ from jaxdl.train.passport import PACKAGES
 
 START_SECONDS = 0.3
 """What `import jaxdl` should stay below."""
+PATIENCE = 120
+"""Seconds that devices have to answer."""
 DEVICES = """
 import json, os, jax
 memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
@@ -89,13 +91,19 @@ def _installation() -> list[Check]:
 
 def _devices() -> Check:
     """Number, kind and memory of the devices, as a new process sees them."""
-    done = subprocess.run([sys.executable, "-c", DEVICES], capture_output=True, text=True)
+    command = [sys.executable, "-c", DEVICES]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
+    except subprocess.TimeoutExpired:
+        told = f"no answer in {PATIENCE} s; another process may hold them; JAX_PLATFORMS=cpu"
+        return Check("devices", False, told)
     if done.returncode:
         said = [line for line in done.stderr.splitlines() if line.strip()]
         told = next((line for line in said if "Unknown flag" in line), said[-1] if said else "")
         flags = f"XLA_FLAGS={os.environ.get('XLA_FLAGS', '')!r}: " * ("flag" in told)
         return Check("devices", False, f"{flags}{told.strip()} (exit code {done.returncode})")
-    found = [json_format.loads(line) for line in done.stdout.splitlines()]
+    # Plugins print too.
+    found = [json_format.loads(line) for line in done.stdout.splitlines() if line[:2] == '["']
     kind, memory = found[0]
     return Check("devices", True, f"{len(found)} x {kind}, {memory / 2**30:.0f} GiB of memory")
 
@@ -110,9 +118,9 @@ def _start() -> Check:
 
 def _writable(name: str, folder: Path) -> Check:
     """Whether files can be made in `folder`, or where it would be made, and how much room is."""
-    there = next(
-        place for place in (folder.absolute(), *folder.absolute().parents) if place.exists()
-    )
+    here = folder.absolute()
+    # os.path.exists, since Path's raises where a parent may not be read.
+    there = next(place for place in (here, *here.parents) if os.path.exists(place))
     try:
         with tempfile.NamedTemporaryFile(dir=there):
             free = shutil.disk_usage(there).free / 1e9

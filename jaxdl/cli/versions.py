@@ -15,6 +15,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name as canonical
+from packaging.version import Version
 
 import jaxdl
 
@@ -56,7 +57,11 @@ class Set:
 
 def installed() -> dict[str, str]:
     """Version of every installed package, by canonical name, and of `python` (`3.11`)."""
-    found = {canonical(d.metadata["Name"]): d.version for d in metadata.distributions()}
+    found: dict[str, str] = {}
+    for distribution in metadata.distributions():
+        # A broken installation leaves folders without a name; of several, Python imports the first.
+        if name := distribution.metadata["Name"]:
+            found.setdefault(canonical(name), distribution.version)
     return found | {"python": f"{sys.version_info.major}.{sys.version_info.minor}"}
 
 
@@ -98,6 +103,13 @@ def conflicts(have: Mapping[str, str]) -> list[str]:
         found.append(
             f"jax {jax} and jaxlib {jaxlib} must be of one version; pip install jaxlib=={jax}"
         )
+    for name in have:
+        cuda = name.startswith("jax-cuda") and name.endswith(("-plugin", "-pjrt"))
+        if cuda and jaxlib and Version(have[name]).release != Version(jaxlib).release:
+            found.append(
+                f"{name} {have[name]} is not of jaxlib {jaxlib}, so jax computes on the CPU; "
+                f"pip install {name}=={jaxlib}"
+            )
     for need in _needs():
         name = canonical(need.name)
         if name in have and have[name] not in need.specifier:

@@ -38,7 +38,8 @@ class Experiment:
     """Micro-batches per update."""
     collectives: Literal["automatic", "explicit"] = "automatic"
     """Who puts the collectives of data parallelism into the step: XLA's partitioner, or the step
-    itself, under `shard_map`. The numbers are the same but for the draws of dropout."""
+    itself, under `shard_map`. The numbers are the same but for the draws of dropout, and but for
+    losses that compare the examples of a batch: those see a device's own only."""
     deterministic_shards: int = 0
     """Virtual shards of the bit-identical mode; 0 is plain mode."""
     hooks: tuple[Any, ...] = ()

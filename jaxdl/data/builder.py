@@ -13,6 +13,8 @@ import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
 
+from jaxdl.core.errors import InputError
+
 VERSION = "1.0.0"
 
 
@@ -27,7 +29,14 @@ def prepare(
     Nothing is there under that name before all is written.
 
     Shapes: splits {name: (images [n, H, W, C] uint8, labels [n] integer)}.
+    Raises: InputError for a label that no class has.
     """
+    for split, (_, labels) in splits.items():
+        if (largest := int(labels.max())) >= len(classes):
+            raise InputError(
+                f"{name}: {split} has the label {largest}, but there are {len(classes)} classes; "
+                "its files are damaged."
+            )
     tfds.disable_progress_bar()
     with tempfile.TemporaryDirectory() as nothing, contextlib.redirect_stdout(io.StringIO()):
         Images(name, splits, classes, root).download_and_prepare(download_dir=nothing)

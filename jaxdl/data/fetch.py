@@ -136,7 +136,12 @@ def _run(command: list[str], folder: Path) -> None:
     shown = shlex.join(command)
     try:
         done = subprocess.run(
-            command, cwd=folder, capture_output=True, text=True, timeout=60 * MINUTES
+            command,
+            cwd=folder,
+            stdin=subprocess.DEVNULL,  # a client that asks for a password would wait unseen
+            capture_output=True,
+            text=True,
+            timeout=60 * MINUTES,
         )
     except FileNotFoundError:
         raise InputError(f"{command[0]} is not installed; it is needed for `{shown}`.") from None

@@ -16,6 +16,8 @@ from jaxdl.core.errors import InputError
 
 CHUNK = 2**20
 """Bytes read at once."""
+OPEN = 64
+"""Files kept open by one `Mapped`: a process may have about a thousand."""
 
 
 def data_folder() -> Path:
@@ -81,15 +83,17 @@ def _digest(key: tuple[tuple[Path, int, int], ...]) -> str:
 class Mapped:
     """Numbers in files, one file after the other, of which memory holds what is being read.
 
-    Shapes: [n] of `dtype`. The files must not change while they are in use.
+    At most `OPEN` files are open at once. They must not change while they are in use.
+
+    Shapes: [n] of `dtype`.
     """
 
     def __init__(self, paths: Sequence[Path], dtype: np.dtype | type = np.uint8):
-        """Maps the files, which must not be empty."""
-        self._paths = list(paths)
-        self._parts = [np.asarray(np.memmap(path, dtype, "r")) for path in paths]
-        self._starts = np.cumsum([0, *map(len, self._parts)])
-        self.dtype = np.dtype(dtype)
+        """Takes files that are not empty; reads none."""
+        self._paths, self.dtype = list(paths), np.dtype(dtype)
+        sizes = [path.stat().st_size // self.dtype.itemsize for path in paths]
+        self._starts = np.cumsum([0, *sizes])
+        self._part = lru_cache(OPEN)(lambda k: np.asarray(np.memmap(self._paths[k], dtype, "r")))
 
     def __len__(self) -> int:
         """How many numbers there are in all."""
@@ -107,16 +111,19 @@ class Mapped:
         inside = starts + length <= self._starts[first + 1]
         for k in np.unique(first[inside]):
             rows = np.flatnonzero(inside & (first == k))
-            views = np.lib.stride_tricks.sliding_window_view(self._parts[k], length)
+            views = np.lib.stride_tricks.sliding_window_view(self._part(k), length)
             out[rows] = views[starts[rows] - self._starts[k]]
         for row in np.flatnonzero(~inside):
-            out[row] = self._across(int(starts[row]), length)
+            out[row] = self._across(int(first[row]), int(starts[row]), length)
         return out
 
-    def _across(self, start: int, length: int) -> np.ndarray:
+    def _across(self, k: int, start: int, length: int) -> np.ndarray:
+        """The numbers from `start` on, which lies in file `k`."""
         pieces, stop = [], start + length
-        for part, low in zip(self._parts, self._starts, strict=False):
-            pieces.append(part[max(start - low, 0) : max(stop - low, 0)])
+        while self._starts[k] < stop:
+            low = self._starts[k]
+            pieces.append(self._part(k)[max(start - low, 0) : stop - low])
+            k += 1
         return np.concatenate(pieces)
 
 

@@ -93,8 +93,8 @@ class ImageFolder(Transformed):
 
     def _source(self, split: str) -> ImageFiles | None:
         root = _existing(self.folder)
-        places = {s: root / n for s in SPLITS for n in NAMES[s] if (root / n).is_dir()}
-        if "train" in places:
+        places = _places(root)
+        if places:
             classes = _classes(places["train"])
             found = {name: _images(place, classes) for name, place in places.items()}
         else:
@@ -165,6 +165,20 @@ def _existing(folder: str) -> Path:
     raise InputError(f"there is no folder {folder!r}, here or in the data folder {data_folder()}.")
 
 
+def _places(root: Path) -> dict[str, Path]:
+    """The subfolders that are splits. Raises: InputError where one is twice, or `train` lacks."""
+    found: dict[str, Path] = {}
+    for place in sorted(p for p in root.iterdir() if p.is_dir()):
+        for split in (s for s in SPLITS if place.name.lower() in NAMES[s]):
+            if split in found:
+                raise InputError(f"{found[split]} and {place} are both {split}; keep one of them.")
+            found[split] = place
+    if found and "train" not in found:
+        there = ", ".join(place.name for place in found.values())
+        raise InputError(f"{root} has {there}, but no 'train'; add it, or rename these classes.")
+    return found
+
+
 def _classes(place: Path) -> list[str]:
     found = sorted(p.name for p in place.iterdir() if p.is_dir() and not p.name.startswith("."))
     if not found:
@@ -173,15 +187,18 @@ def _classes(place: Path) -> list[str]:
 
 
 def _images(place: Path, classes: Sequence[str]) -> list[Labelled]:
-    """The image files of each class, by name, subfolders included."""
+    """The image files of each class, by name, subfolders included; nothing hidden."""
     if unknown := set(_classes(place)) - set(classes):
         raise InputError(f"{place / min(unknown)} is no class of training: {', '.join(classes)}.")
     found, others = [], []
     for label, name in enumerate(classes):
         for path in sorted((place / name).rglob("*")):
+            hidden = any(part.startswith(".") for part in path.relative_to(place).parts)
+            if path.is_dir() or hidden:
+                continue
             if path.suffix.lower() in SUFFIXES:
                 found.append((path, label))
-            elif path.is_file() and not path.name.startswith("."):
+            else:
                 others.append(path.name)
     if not found:
         raise InputError(f"{place} has no images ({', '.join(sorted(SUFFIXES))}).")
@@ -193,6 +210,8 @@ def _images(place: Path, classes: Sequence[str]) -> list[Labelled]:
 def _sound(root: Path, paths: Sequence[Path], corrupt: str) -> dict[Path, str]:
     """sha256 of each image that decodes; the others raise InputError, or are logged."""
     known = _recall(root)
+    if broken := [str(path) for path in paths if not path.exists()]:
+        raise InputError(f"links to nothing: {_some(broken)}; remove them.")
     stats = {path: path.stat() for path in paths}
     keys = {p: [p.relative_to(root).as_posix(), s.st_size, s.st_mtime_ns] for p, s in stats.items()}
     new = [path for path in paths if known.get(keys[path][0], [])[:2] != keys[path][1:]]
@@ -221,9 +240,10 @@ def _inspected(path: Path) -> tuple[str, str]:
 
 def _recall(root: Path) -> dict[str, list]:
     try:
-        return json.loads((root / SEEN).read_text())
+        known = json.loads((root / SEEN).read_text())
     except (OSError, ValueError):
         return {}
+    return known if isinstance(known, dict) else {}
 
 
 def _remember(root: Path, known: dict[str, list]) -> None:

@@ -166,8 +166,20 @@ def _transformed(examples: Examples, rng: Draws, transform: Any) -> dict[str, np
                 f"{transform} made {name!r} {list(leaf.shape)}; "
                 f"a transform must keep the {len(rng.examples)} examples it is given."
             )
-    # What a device would do to 64-bit leaves happens here, so that host and device batches agree.
-    return {k: x.astype(jax.dtypes.canonicalize_dtype(x.dtype), copy=False) for k, x in out.items()}
+    return {name: _narrowed(name, leaf) for name, leaf in out.items()}
+
+
+def _narrowed(name: str, leaf: np.ndarray) -> np.ndarray:
+    """What a device would do to 64-bit leaves, so that host and device batches agree."""
+    dtype = jax.dtypes.canonicalize_dtype(leaf.dtype)
+    if dtype != leaf.dtype and leaf.size and np.issubdtype(dtype, np.integer):
+        held = np.iinfo(dtype)
+        if leaf.min() < held.min or leaf.max() > held.max:
+            raise InputError(
+                f"{name!r} has values {leaf.min()} to {leaf.max()}, which {dtype} cannot hold; "
+                "map them to smaller ones."
+            )
+    return leaf.astype(dtype, copy=False)
 
 
 def _globally(leaf: np.ndarray, sharding: NamedSharding, batch: int) -> jax.Array:

@@ -15,7 +15,7 @@ from array_record.python.array_record_module import ArrayRecordReader, ArrayReco
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from jaxdl.core.errors import InputError
+from jaxdl.core.errors import InputError, suggest
 from jaxdl.core.source import Plan, Transform
 from jaxdl.data.files import check_content, digest_of, find_files
 from jaxdl.data.split import check_split
@@ -81,17 +81,17 @@ class Records:
             if isinstance(value := getattr(self, name), str):
                 raise InputError(f"{name}={value!r} must be a tuple: ({value!r},).")
 
-    def train(self) -> RecordSource:
+    def train(self) -> RecordSource | None:
         """The examples to learn from."""
-        return RecordSource(find_files(self.files), self.sizes)
+        return self._source("files")
 
     def valid(self) -> RecordSource | None:
         """The examples to choose by."""
-        return RecordSource(find_files(self.valid_files), self.sizes) if self.valid_files else None
+        return self._source("valid_files")
 
     def test(self) -> RecordSource | None:
         """The examples to report on."""
-        return RecordSource(find_files(self.test_files), self.sizes) if self.test_files else None
+        return self._source("test_files")
 
     def plan(self, split: str) -> Plan | None:
         """None: the default shuffle."""
@@ -102,6 +102,16 @@ class Records:
         """The chain of `train_transform`, or of `eval_transform` for the other splits."""
         check_split(split)
         return Chain(self.train_transform if split == "train" else self.eval_transform)
+
+    def _source(self, field: str) -> RecordSource | None:
+        if not (patterns := getattr(self, field)):
+            return None
+        paths = find_files(patterns)
+        for other in ("files", "valid_files", "test_files"):
+            if other != field and (theirs := getattr(self, other)):
+                if both := sorted(set(paths) & set(find_files(theirs))):
+                    raise InputError(f"{both[0]} is in both {field} and {other}.")
+        return RecordSource(paths, self.sizes)
 
 
 class RecordSource:
@@ -121,6 +131,9 @@ class RecordSource:
             example = self._read(k, [0])[0]
             self._leaves = self._leaves or {n: (x.dtype, x.shape) for n, x in example.items()}
             self._check(example, k, 0)
+        for name in self.sizes:
+            if name not in self._leaves:
+                raise InputError(f"sizes: no leaf {name!r}; {suggest(name, self._leaves)}.")
         self.spec = {
             name: jax.ShapeDtypeStruct(shape, dtype)
             for name, (dtype, shape) in self._leaves.items()
@@ -147,6 +160,11 @@ class RecordSource:
                 self._check(example, k, i)
                 for name, leaf in example.items():
                     out[name][row] = leaf
+        for name, size in self.sizes.items():
+            values = out[name]
+            if values.size and not 0 <= values.min() <= values.max() < size:
+                low, high = values.min(), values.max()
+                raise InputError(f"{name!r} has values {low} to {high}, outside [0, {size}).")
         return out
 
     @cached_property

@@ -39,8 +39,8 @@ class TFDS(Transformed):
     are read and decoded batch by batch.
 
     Shapes: as the features say: image [H, W, C] uint8, label [] int32.
-    Raises: InputError, from the splits, for data that are not prepared, unknown splits and
-    features, features that are no numbers, and held-out examples that are also trained on.
+    Raises: InputError, from the splits, for data that are not prepared, unknown or empty splits,
+    unknown features, features that are no numbers, and examples of two splits.
     """
 
     name: str
@@ -56,23 +56,33 @@ class TFDS(Transformed):
     train_transform: tuple = ()
     eval_transform: tuple = ()
 
+    def __post_init__(self):
+        """Checks what needs no file."""
+        if self.size < 0:
+            raise InputError(f"size={self.size} must be at least 1, or 0 for images as they are.")
+        if not self.features:
+            raise InputError("features={} leaves nothing of the examples; name at least one.")
+
     def train(self) -> TFDSSource | ArraySource:
         """Examples to learn from."""
         return self._source(self.train_split)
 
     def valid(self) -> TFDSSource | ArraySource | None:
         """Examples to choose by, if `valid_split` is set."""
-        return self._source(self.valid_split) if self.valid_split else None
+        return self._source(self.valid_split, self.train_split) if self.valid_split else None
 
     def test(self) -> TFDSSource | ArraySource | None:
         """Examples to report on, if `test_split` is set."""
-        return self._source(self.test_split) if self.test_split else None
+        others = self.train_split, self.valid_split
+        return self._source(self.test_split, *others) if self.test_split else None
 
-    def _source(self, split: str) -> TFDSSource | ArraySource:
+    def _source(self, split: str, *others: str) -> TFDSSource | ArraySource:
+        """The examples of `split`, which has none in common with `others` ("" for none)."""
         builder = open_prepared(self.name, self.folder)
-        trained, used = _ranges(builder, self.train_split), _ranges(builder, split)
-        if split != self.train_split and overlap(trained, used):
-            raise InputError(f"{self.name}: {split!r} shares examples with {self.train_split!r}.")
+        used = _ranges(builder, split)
+        for other in filter(None, others):
+            if overlap(used, _ranges(builder, other)):
+                raise InputError(f"{self.name}: {split!r} shares examples with {other!r}.")
         source = TFDSSource(builder, split, self.features, self.size)
         return _in_memory(source) if self.memory else source
 
@@ -235,7 +245,7 @@ def _found(root: Path) -> list[Path]:
 
 
 def _ranges(builder: Any, split: str) -> list[Range]:
-    """The records of a split expression."""
+    """The records of a split expression. Raises: InputError where there are none."""
     known = builder.info.splits
     try:
         taken = known[split].file_instructions
@@ -245,6 +255,8 @@ def _ranges(builder: Any, split: str) -> list[Range]:
             f"{builder.info.name} has no split {split!r}; it has {names}, and slices of them such "
             "as 'train[:90%]'."
         ) from None
+    if not taken:
+        raise InputError(f"the split {split!r} of {builder.info.name} is empty.")
     return [(part.filename, part.skip, part.skip + part.take) for part in taken]
 
 
@@ -276,6 +288,8 @@ def _leaf(name: str, kind: Any, size: int) -> jax.ShapeDtypeStruct:
 def _in_memory(source: TFDSSource) -> ArraySource:
     """All examples, decoded."""
     n = len(source)
-    chunks = [source.take(np.arange(i, min(i + CHUNK, n))) for i in range(0, n, CHUNK)]
-    arrays = {name: np.concatenate([chunk[name] for chunk in chunks]) for name in source.spec}
+    arrays = {name: np.empty((n, *leaf.shape), leaf.dtype) for name, leaf in source.spec.items()}
+    for i in range(0, n, CHUNK):
+        for name, leaf in source.take(np.arange(i, min(i + CHUNK, n))).items():
+            arrays[name][i : i + CHUNK] = leaf
     return ArraySource(arrays, source.sizes)

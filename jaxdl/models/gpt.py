@@ -108,7 +108,7 @@ def from_huggingface(weights: Mapping[str, Any]) -> dict[str, Any]:
     are part of the model, not of its weights.
 
     Raises:
-        InputError: a weight is missing.
+        InputError: a weight is missing, or the output layer is not the embedding.
     """
     found = {name.removeprefix("transformer."): value for name, value in weights.items()}
     layers = [name.split(".")[1] for name in found if name.startswith("h.")]
@@ -125,6 +125,8 @@ def from_huggingface(weights: Mapping[str, Any]) -> dict[str, Any]:
         kernel, bias = stacked(f"{name}.weight", *part), stacked(f"{name}.bias", *part)
         return {"kernel": kernel, "bias": bias}
 
+    if "lm_head.weight" in found and not np.array_equal(get("lm_head.weight"), get("wte.weight")):
+        raise InputError("'lm_head.weight' is not 'wte.weight', but this GPT has one for both.")
     width = get("wte.weight").shape[1]
     q, k, v = (slice(i * width, (i + 1) * width) for i in range(3))
     layer = {

@@ -54,7 +54,7 @@ class Attention(nn.Module):
 
     With `cache` above 0, keys and values of the latest calls, up to `cache` positions in all, are
     kept in the collection `cache`: x continues what came before, and each position sees itself and
-    its past. The caller keeps count of the positions.
+    its past. The caller keeps count of the positions, and gives no mask.
 
     Shapes: x [B, T, D], mask [1 or B, 1 or H, T, T] -> [B, T, D].
     """
@@ -79,6 +79,8 @@ class Attention(nn.Module):
 
         q, k, v = project("q", "heads"), project("k", "kv"), project("v", "kv")
         if self.cache:
+            if mask is not None:
+                raise InputError(f"cache={self.cache} takes no mask; it hides the future only.")
             k, v, mask = self._remember(k, v)
         elif self.causal:
             past = causal_mask(time)

@@ -36,7 +36,7 @@ def build(exp: Experiment, devices: Sequence[jax.Device] | None = None) -> Progr
     batch, eval_batch, sizes = layout.batches(exp, mesh, rules)
     on_cpu = mesh.devices.flat[0].platform == "cpu"
     with _fitting(batch):
-        fns = functions(exp, batch, unroll=on_cpu)
+        fns = functions(exp, batch, on_cpu=on_cpu)
         boxed = jax.eval_shape(fns.init)
         abstract = jax.eval_shape(fns.create)
     state = layout.state_shardings(abstract, boxed, fns.players, mesh, rules)

@@ -260,8 +260,8 @@ def _copied(arrays: Any) -> Any:
 
 
 def _named(arrays: Mapping[str, Any]) -> dict[str, Any]:
-    """By names that are file names too."""
-    return {path.replace("/", "."): leaf for path, leaf in arrays.items()}
+    """By names that are file names too, and differ where the paths do."""
+    return {path.replace(".", "..").replace("/", "."): leaf for path, leaf in arrays.items()}
 
 
 def _parts(state: State) -> dict[str, Any]:

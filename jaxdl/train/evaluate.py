@@ -6,14 +6,18 @@ from collections.abc import Callable
 
 from jaxdl import data
 from jaxdl.core.errors import InputError
+from jaxdl.core.task import Batch
 from jaxdl.metrics import compute, merge
 from jaxdl.train.layout import evaluation_transform
 from jaxdl.train.program import Program
 from jaxdl.train.state import State
 
+Batches = tuple[Callable[[int], Batch], int]
+"""`get(n)`, and how many there are."""
 
-def evaluation_batches(program: Program, split: str):
-    """`get(n)` and the number of batches of one pass over `split`, in order, the last one padded.
+
+def evaluation_batches(program: Program, split: str) -> Batches:
+    """One pass over `split`, in order, the last batch padded; the data are opened once.
 
     Examples go through the transform of evaluation, those of the training split too.
 
@@ -40,10 +44,17 @@ def evaluation_batches(program: Program, split: str):
 
 
 def evaluate(
-    program: Program, state: State, split: str, between: Callable[[], None] = lambda: None
+    program: Program,
+    state: State,
+    split: str,
+    between: Callable[[], None] = lambda: None,
+    batches: Batches | None = None,
 ) -> dict[str, float]:
-    """Metrics of `split`, exact over its examples; `between` is called before each batch."""
-    get, count = evaluation_batches(program, split)
+    """Metrics of `split`, exact over its examples; `between` is called before each batch.
+
+    Who evaluates often passes the `evaluation_batches`, so that the data are opened once.
+    """
+    get, count = batches or evaluation_batches(program, split)
 
     def states():
         for n in range(count):

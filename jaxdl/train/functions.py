@@ -23,6 +23,9 @@ from jaxdl.train.grad import accumulate, gradient
 from jaxdl.train.state import State
 from jaxdl.train.step import make_step
 
+BRANCH = 10**6
+"""Parameters from which on the guard of an update is a branch on CPU (see `make_step`)."""
+
 
 @dataclass(frozen=True)
 class Functions:
@@ -37,8 +40,8 @@ class Functions:
     players: tuple[Player, ...]
 
 
-def functions(exp: Experiment, batch: Batch, *, unroll: bool) -> Functions:
-    """The experiment's functions for batches of such shapes; `unroll` writes out micro-batch loops.
+def functions(exp: Experiment, batch: Batch, *, on_cpu: bool) -> Functions:
+    """The experiment's functions for batches of such shapes, in the form that suits the platform.
 
     Raises:
         InputError: an optimizer is missing, or the players' patterns overlap or match nothing.
@@ -50,7 +53,8 @@ def functions(exp: Experiment, batch: Batch, *, unroll: bool) -> Functions:
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), dict(batch))
         return exp.task.init(exp.model, rng.fold(rng.root(exp.seed), "init"), zeros)
 
-    txs = _optimizers(exp, players, parallel.unbox(jax.eval_shape(init)[0]))
+    abstract = parallel.unbox(jax.eval_shape(init)[0])
+    txs = _optimizers(exp, players, abstract)
 
     def create():
         params, model_state = parallel.unbox(init())
@@ -66,14 +70,16 @@ def functions(exp: Experiment, batch: Batch, *, unroll: bool) -> Functions:
 
         return infer
 
-    grad = accumulate(gradient(exp.rank_promotion), exp.accumulate, unroll=unroll)
+    grad = accumulate(gradient(exp.rank_promotion), exp.accumulate, unroll=on_cpu)
     if exp.collectives == "explicit":
         grad = parallel.all_reduced(grad, reduce)
     grad = _sharpness_aware(exp, grad)
+    many = tree.size(abstract) > BRANCH
+    numerics = {"precision": precision, "ema": exp.ema, "branch": on_cpu and many}
     return Functions(
         init=init,
         create=create,
-        step=make_step(exp.task, exp.model, txs, grad=grad, precision=precision, ema=exp.ema),
+        step=make_step(exp.task, exp.model, txs, grad=grad, **numerics),
         evaluate=inferring(exp.task.evaluate, exp.rank_promotion),
         predict=inferring(exp.task.predict, "allow"),
         players=players,

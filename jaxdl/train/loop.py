@@ -9,6 +9,9 @@ from jaxdl.core.hook import Hook, Stop
 from jaxdl.core.task import Batch
 from jaxdl.train.state import State
 
+GARBAGE = 50_000
+"""Objects made and not yet freed before Python looks for cycles among them; 700 by default."""
+
 
 def train(
     step_fn: Callable,
@@ -21,15 +24,15 @@ def train(
     it early.
 
     Hooks see every update in the order given. When one raises `Stop`, the others still see that
-    update; any other exception names the hook. Python's garbage collector leaves alone what exists
-    before: walking it again and again would cost microseconds in each update.
+    update; any other exception names the hook. Python's garbage collector runs less often
+    meanwhile: it would walk all there is for the few objects of each update.
     """
-    gc.collect()
-    gc.freeze()
+    threshold = gc.get_threshold()
+    gc.set_threshold(GARBAGE, *threshold[1:])
     try:
         return _train(step_fn, state, batches, steps, hooks)
     finally:
-        gc.unfreeze()
+        gc.set_threshold(*threshold)
 
 
 def _train(step_fn, state, batches, steps, hooks):

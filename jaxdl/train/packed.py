@@ -11,8 +11,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxdl.core import tree
 from jaxdl.core.task import Metric
 from jaxdl.metrics import widen
+
+STACKED = 256
+"""Updates that are put together at once: compilation takes longer than in proportion to them."""
 
 
 @dataclass(frozen=True)
@@ -22,6 +26,10 @@ class Layout:
     tree: Any
     places: tuple[tuple[int, int | None], ...]
     """By leaf: its array, and its index there; None: it is the array."""
+
+    def names(self) -> list[str]:
+        """Paths of the leaves, e.g. `loss/total`."""
+        return list(tree.flatten(jax.tree.unflatten(self.tree, range(len(self.places)))))
 
 
 @jax.tree_util.register_pytree_node_class
@@ -64,7 +72,7 @@ class Packed(Mapping[str, Metric]):
 
 def pack(metrics: Mapping[str, Metric]) -> Packed:
     """`metrics`, packed."""
-    leaves, tree = jax.tree.flatten(dict(metrics))
+    leaves, structure = jax.tree.flatten(dict(metrics))
     dtypes = list(dict.fromkeys(x.dtype for x in leaves if x.ndim == 0))
     scalars: list[list] = [[] for _ in dtypes]
     whole, places = [], []
@@ -76,12 +84,15 @@ def pack(metrics: Mapping[str, Metric]) -> Packed:
             array = dtypes.index(leaf.dtype)
             places.append((array, len(scalars[array])))
             scalars[array].append(leaf)
-    return Packed([*map(jnp.stack, scalars), *whole], Layout(tree, tuple(places)))
+    return Packed([*map(jnp.stack, scalars), *whole], Layout(structure, tuple(places)))
 
 
 def stack(states: Sequence[Packed]) -> list[np.ndarray]:
     """The arrays of many updates on the host in 64 bits, each with a leading dimension of them."""
-    return [widen(x) for x in jax.device_get(_stacked([packed.arrays for packed in states]))]
+    updates = [packed.arrays for packed in states]
+    some = (updates[i : i + STACKED] for i in range(0, len(updates), STACKED))
+    columns = zip(*jax.device_get([_stacked(part) for part in some]), strict=True)
+    return [widen(np.concatenate(column)) for column in columns]
 
 
 @jax.jit

@@ -28,13 +28,16 @@ def make_step(
     grad: GradFn,
     precision: Policy,
     ema: float = 0.0,
+    branch: bool = False,
 ) -> Callable[[State, Batch], tuple[State, Mapping[str, Metric]]]:
     """A pure `(state, batch) -> (state, metrics)`; jit it where the mesh is known.
 
     The players update in order, each from the parameters the one before left. Gradients are
     divided by the batch's weight here and nowhere else. An update whose loss or gradient is not
-    finite is left out.
+    finite is left out: by a select per array, or by a `branch`, which on CPU takes 45 microseconds
+    and saves copies of the optimizer's state; elsewhere it would wait for the device.
     """
+    guard = _branch if branch else _select
     players = [_in_precision(player, precision) for player in task.players(model)]
 
     def step(state: State, batch: Batch) -> tuple[State, Mapping[str, Metric]]:
@@ -44,7 +47,7 @@ def make_step(
         for player in players:
             name = player.name
             given = batch, rng.fold(key, name), state.scale
-            update = partial(_update, player, txs[name], grad, *given)
+            update = partial(_update, player, txs[name], grad, guard, *given)
             old = params, model_state, state.opt[name]
             new, found, fine = _when_due(player.every, state.step, update, old)
             params, model_state, opt[name] = new
@@ -78,6 +81,7 @@ def _update(
     player: Player,
     tx: optax.GradientTransformation,
     grad: GradFn,
+    guard: Callable,
     batch: Batch,
     key: Key,
     scale: LossScale | None,
@@ -92,14 +96,29 @@ def _update(
     grads = jax.tree.map(lambda g: g / sums.weight, grads)
     norm = optax.tree.norm(grads)
     finite = jnp.isfinite(norm) & jnp.isfinite(sums.total)
-    mine = tree.select(params, player.params)
-    updates, opt = tx.update(grads, opt, mine)
-    params = tree.merge(params, optax.apply_updates(mine, updates))
-    new = jax.tree.map(lambda n, o: jnp.where(finite, n, o), (params, model_state, opt), old)
-    found = {"loss": Mean.from_sums(sums), "grad_norm": Mean(total=norm, weight=jnp.float32(1))}
-    for rate in rates(opt)[:1]:
+
+    def updated():
+        mine = tree.select(params, player.params)
+        updates, state = tx.update(grads, opt, mine)
+        return tree.merge(params, optax.apply_updates(mine, updates)), model_state, state
+
+    new = guard(finite, updated, old)
+    found = {"loss": Mean.from_sums(sums), "grad_norm": _where(finite, norm)}
+    for rate in rates(new[2])[:1]:
         found["lr"] = Last.of(rate.value)
     return new, found | metrics, finite
+
+
+def _where(finite: jax.Array, value: jax.Array) -> Mean:
+    return Mean(total=jnp.where(finite, value, 0.0), weight=finite.astype(jnp.float32))
+
+
+def _select(finite: jax.Array, new: Callable, old: Any) -> Any:
+    return jax.tree.map(lambda n, o: jnp.where(finite, n, o), new(), old)
+
+
+def _branch(finite: jax.Array, new: Callable, old: Any) -> Any:
+    return jax.lax.cond(finite, new, lambda: old)
 
 
 def _when_due(every: int, step: jax.Array, update: Callable, old: Any) -> Any:

@@ -85,7 +85,8 @@ def _naive(image: Pair, window: Pair) -> bool:
 
 def _columns(x: Array, window: Pair, out: Pair, stride: Pair, padding: Padding) -> Array:
     """All windows of x [B, H, W, C], each as a row: [B, H', W', K L C]."""
-    x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
+    edges = [(before, after, 0) for before, after in padding]  # negative ones crop
+    x = jax.lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *edges, (0, 0, 0)])
     (height, width), (s, t) = out, stride
     parts = [
         x[:, i : i + s * (height - 1) + 1 : s, j : j + t * (width - 1) + 1 : t]

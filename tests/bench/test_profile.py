@@ -33,6 +33,7 @@ STACKS = {
         "forward",
     ),
     "jit(step)/transpose(jvp(Net))/conv_1/transpose()/branch_0_fun": ("Net/conv_1", "backward"),
+    "jit(step)/shard_map/jvp(Net)/norm": ("Net/norm", "forward"),
     "jvp(GPT)/tokens.attend": ("GPT/tokens", "forward"),
     "jit(step)/jit(_where)": ("", "update"),
 }

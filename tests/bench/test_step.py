@@ -43,7 +43,7 @@ def test_both_networks_of_a_workload_have_its_parameters(name):
     assert load(dump(exp)) == exp
     x, y = work.arrays()
     batch = {"image": x} if work.unit == "examples" else {"tokens": np.zeros((1, 9), np.int32)}
-    mine = jax.eval_shape(functions(exp, batch, unroll=True).init)[0]
+    mine = jax.eval_shape(functions(exp, batch, on_cpu=True).init)[0]
     floor = jax.eval_shape(linen.MODELS[work.family](work).init, jax.random.key(0), x)
     sizes = tree.size(nn.meta.unbox(mine)), tree.size(floor["params"])
     assert sizes == (PARAMS[name] + SECOND_BIAS.get(name, 0), PARAMS[name])
@@ -72,10 +72,13 @@ def test_jaxdl_is_measured_beside_the_floor_and_what_is_missing_is_told(monkeypa
         assert found[name]["missing"] == f"{name} is not installed; pip install 'jaxdl[parity]'"
 
 
-def test_a_model_of_another_size_is_noted():
-    outcomes = {name: _outcome(name, params) for name, params in (("linen", 100), ("torch", 104))}
-    found = step._compared(outcomes["torch"], outcomes["linen"])
-    assert found["note"] == "4 parameters more than linen"
+def test_a_model_of_another_size_or_elsewhere_is_noted():
+    floor, larger = _outcome("linen", 100), _outcome("torch", 104)
+    elsewhere = _outcome("torch", 96, "gpu")
+    assert step._compared(larger, floor)["note"] == "4 parameters more than linen"
+    told = "4 parameters fewer than linen; on gpu, linen on cpu"
+    assert step._compared(elsewhere, floor)["note"] == told
+    assert "note" not in step._compared(floor, floor)
 
 
 @pytest.mark.slow
@@ -97,6 +100,6 @@ def test_the_other_frameworks_train_the_same_network(peer, name, monkeypatch):
         assert run(60) < first < 10
 
 
-def _outcome(name, params):
-    info = {"params": params, "flops": 1, "compile_s": 0.0}
+def _outcome(name, params, device="cpu"):
+    info = {"params": params, "flops": 1, "compile_s": 0.0, "device": device}
     return Outcome(name, info, [Turn(1.0, 1.0, 0.0, 0.0)])

@@ -1,6 +1,7 @@
 """What doctor says of versions: each combination known to be bad is provoked with fake ones."""
 
 import json
+import sys
 
 import pytest
 from packaging.specifiers import SpecifierSet
@@ -10,6 +11,10 @@ from jaxdl.cli import versions
 GOOD = next(known for known in versions.known_sets() if known.tested).versions
 BAD = {
     "jaxlib of another version": ({"jaxlib": "0.10.1"}, "pip install jaxlib==0.10.2"),
+    "CUDA plugin of another version": (
+        {"jax-cuda13-plugin": "0.10.1"},
+        "pip install jax-cuda13-plugin==0.10.2",
+    ),
     "jax2onnx that caps orbax": ({"jax2onnx": "0.16.0"}, "pip install 'jax2onnx>=0.13,<0.14'"),
     "flax that is too new": ({"flax": "0.13.0"}, "pip install 'flax<0.13,>=0.12.8'"),
     "numpy that is too old": ({"numpy": "1.26.4"}, "pip install 'numpy<3,>=2.1'"),
@@ -29,7 +34,8 @@ def test_every_known_conflict_is_provoked_above():
 
 
 def test_the_tested_set_passes_and_a_jax2onnx_without_the_cap_does_too():
-    assert versions.conflicts(GOOD | {"jax2onnx": "0.13.1"}) == []
+    fine = {"jax2onnx": "0.13.1", "jax-cuda13-plugin": GOOD["jaxlib"]}
+    assert versions.conflicts(GOOD | fine) == []
     assert versions.absent(GOOD) == []
     assert versions.tested(GOOD | {"torch": "2.13.0"}) == (True, "tested, python-3.11.txt")
 
@@ -39,6 +45,16 @@ def test_an_untested_set_names_the_nearest_and_what_differs():
     assert not fine and "optax 0.2.8 (here 0.2.9)" in told and "python-3.11.txt" in told
     newer = GOOD | {"python": "3.12", "jax": "0.11.2", "jaxlib": "0.11.2"}
     assert versions.tested(newer) == (False, "not tested, python-3.12.txt")
+
+
+def test_what_a_broken_or_shadowed_installation_left_is_no_version(tmp_path, monkeypatch):
+    numpy = versions.installed()["numpy"]
+    for name, told in (("broken", ""), ("numpy", "Name: numpy\nVersion: 1.0\n")):
+        folder = tmp_path / f"{name}-1.0.dist-info"
+        folder.mkdir()
+        (folder / "METADATA").write_text(f"Metadata-Version: 2.1\n{told}")
+    monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
+    assert versions.installed()["numpy"] == numpy
 
 
 @pytest.mark.parametrize("known", versions.known_sets(), ids=lambda known: known.path.stem)

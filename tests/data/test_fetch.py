@@ -168,6 +168,12 @@ def test_what_was_put_there_by_hand_is_prepared(tmp_path, monkeypatch):
     records[:, 0] %= 10
     for i, name in enumerate([*(f"data_batch_{k}" for k in range(1, 6)), "test_batch"]):
         records[2 * i : 2 * i + 2].tofile(raw / f"{name}.bin")
+    torn = records[:2].copy()
+    torn[1, 0] = 12
+    torn.tofile(raw / "data_batch_1.bin")
+    with pytest.raises(InputError, match="cifar10: train has the label 12, but there are 10"):
+        fetch.get("cifar10")
+    records[:2].tofile(raw / "data_batch_1.bin")
     assert fetch.get("cifar10") is True
     source = TFDS("cifar10", train_split="test").train()
     assert source.sizes == {"label": 10}

@@ -90,6 +90,26 @@ def test_named_splits_share_their_classes(folder, tmp_path):
         data(root).valid()
 
 
+def test_what_could_be_taken_for_a_class_or_an_image_is_not(folder, tmp_path):
+    root = tmp_path / "named"
+    for split in ("Train", "test"):
+        shutil.copytree(folder, root / split)
+    assert data(root).train().classes == CLASSES
+    (root / "Train").rename(root / "val")
+    with pytest.raises(InputError, match="has test, val, but no 'train'"):
+        data(root).train()
+    shutil.copytree(root / "val", root / "train")
+    (root / "valid").mkdir()
+    with pytest.raises(InputError, match="are both valid"):
+        data(root).train()
+    shutil.copytree(folder / "east", folder / "east" / ".checkpoints")
+    (folder / "west" / "album.png").mkdir()
+    assert sum(len(source) for source in splits(data(folder))) == 240
+    (folder / "west" / "lost.png").symlink_to("nowhere")
+    with pytest.raises(InputError, match=r"links to nothing: .*lost\.png"):
+        data(folder).train()
+
+
 def test_damaged_images_are_named_or_left_out_and_counted(folder, caplog):
     rng = np.random.default_rng(0)
     whole = encoded(rng.integers(0, 256, (64, 64, 3)).astype(np.uint8), "jpeg")

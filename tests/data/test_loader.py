@@ -180,3 +180,10 @@ def test_sizes_that_cannot_work_are_refused_at_once(keywords, message):
 def test_a_transform_must_keep_the_number_of_examples():
     with pytest.raises(InputError, match=r"drop_one.*'x' \[3\].*keep the 4 examples"):
         batches(Counting(), batch=4, seed=0, transform=drop_one)(0)
+
+
+def test_integers_that_a_device_cannot_hold_are_refused():
+    source = ArraySource({"id": np.array([1, 2**40])})
+    get = batches(source, batch=2, seed=0, shuffle=False, mesh=Mesh(jax.devices()[:1], ("data",)))
+    with pytest.raises(InputError, match=r"'id' has values 1 to 1099511627776, which int32"):
+        get(0)

@@ -53,12 +53,13 @@ def test_strided_leaves_are_written_as_they_read(tmp_path):
 
 
 def test_a_config_of_records_is_data(shards):
-    config = Records(**vars(shards) | {"valid_files": ("train-1*",), "train_transform": (Flip(),)})
+    changes = {"files": ("train-0*",), "valid_files": ("train-1*",), "train_transform": (Flip(),)}
+    config = Records(**vars(shards) | changes)
     assert load(dump(config)) == config
     assert len(config.valid()) == 19 and config.test() is None
     get = batches(config.train(), batch=8, seed=0, transform=config.transform("train"))
-    seen = np.concatenate([get(n)["weight"] for n in range(25)])
-    assert np.array_equal(np.sort(seen * 8), np.repeat(np.arange(50), 4))
+    seen = np.concatenate([get(n)["weight"] for n in range(30)])
+    assert np.array_equal(np.sort(seen * 8), np.repeat(np.arange(30), 8))
 
 
 def test_the_fingerprint_is_the_content(shards, tmp_path):
@@ -120,3 +121,16 @@ def test_files_must_hold_the_same_leaves(shards):
         Records(files="train-*")
     with pytest.raises(InputError, match="matches no file"):
         Records(files=("valid-*",)).train()
+
+
+def test_files_in_two_splits_and_labels_out_of_range_are_refused(tmp_path):
+    examples = [{"image": np.zeros(2, np.float32), "label": np.int32(i)} for i in range(4)]
+    write_records(tmp_path / "a.array_record", examples)
+    file = (str(tmp_path / "a.array_record"),)
+    with pytest.raises(InputError, match=r"a.array_record is in both files and valid_files"):
+        Records(files=file, valid_files=file).train()
+    with pytest.raises(InputError, match=r"no leaf 'lable'; did you mean 'label'"):
+        Records(files=file, sizes={"lable": 3}).train()
+    source = Records(files=file, sizes={"label": 3}).train()
+    with pytest.raises(InputError, match=r"'label' has values 0 to 3, outside \[0, 3\)"):
+        source.take(np.arange(4))

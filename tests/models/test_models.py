@@ -158,3 +158,9 @@ def test_a_weight_that_is_missing_is_named():
     names = ("wte.weight", "h.0.ln_1.weight", "h.0.ln_1.beta")
     with pytest.raises(InputError, match=r"lack 'h.0.ln_1.bias'; did you mean 'h.0.ln_1.beta"):
         from_huggingface({f"transformer.{name}": np.zeros((5, 4)) for name in names})
+
+
+def test_an_output_layer_of_its_own_is_refused():
+    weights = {"transformer.wte.weight": np.zeros((5, 4)), "lm_head.weight": np.ones((5, 4))}
+    with pytest.raises(InputError, match=r"'lm_head.weight' is not 'wte.weight'"):
+        from_huggingface(weights)

@@ -41,6 +41,12 @@ def test_the_future_is_hidden_and_padding_too():
     np.testing.assert_allclose(padded, layer.apply(variables, x[:, :4]), rtol=1e-5, atol=1e-6)
 
 
+def test_a_mask_is_not_ignored_beside_a_cache():
+    layer, x = Attention(2, cache=6), jnp.ones((1, 3, 8))
+    with pytest.raises(InputError, match="cache=6 takes no mask"):
+        jax.eval_shape(layer.init, jax.random.key(0), x, causal_mask(3))
+
+
 @pytest.mark.parametrize(("heads", "near"), [(5, r"\[4, 6\]"), (7, r"\[6, 8\]"), (0, r"\[1, 2\]")])
 def test_heads_that_do_not_divide_name_the_nearest(heads, near):
     with pytest.raises(InputError, match=f"width=24 .*heads={heads}.*{near}"):

@@ -34,6 +34,7 @@ def whole(exp, tmp_path_factory):
     return place, fit(exp, place, devices=ONE)
 
 
+@pytest.mark.row("C-009")
 def test_a_small_network_reads_digits_and_every_step_is_told(tmp_path):
     exp = replace(
         small.base(),

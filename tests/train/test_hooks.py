@@ -17,6 +17,7 @@ from jaxdl.optim import AdamW, Constant
 from jaxdl.train import EarlyStop, Evaluate, Histograms, Log, ReduceOnPlateau, Save, fit
 from jaxdl.train.checkpoint import Checkpoints
 from jaxdl.train.hooks.plateau import plateaus
+from jaxdl.train.packed import Layout
 
 small = load_file(__file__.replace("test_hooks", "small"))
 pytestmark = pytest.mark.usefixtures("shared_programs")
@@ -217,6 +218,18 @@ def test_a_log_cut_short_goes_on_under_reordered_hooks(exp, tmp_path, caplog):
     run(exp, tmp_path, Evaluate(every=6), Log(every=5))
     assert [s for s, split, _ in small.told(tmp_path) if split == "train"] == [5, 10, 12]
     assert "no hook took up" not in caplog.text
+
+
+def test_an_interval_of_other_metrics_is_left_out_with_a_warning(
+    exp, tmp_path, caplog, monkeypatch
+):
+    """As after a metric was added to the task's code."""
+    run(exp, tmp_path, Log(every=5), watch=(small.At(7, small.send(signal.SIGTERM)),))
+    names = Layout.names
+    monkeypatch.setattr(Layout, "names", lambda self: [*names(self), "new/total"])
+    assert run(exp, tmp_path, Log(every=5)).code == 0
+    assert "metrics are others than before" in caplog.text
+    assert [s for s, split, _ in small.told(tmp_path) if split == "train"] == [10, 12]
 
 
 def test_what_a_hook_kept_and_nobody_takes_up_is_said(exp, tmp_path, caplog):

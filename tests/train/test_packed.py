@@ -3,8 +3,10 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from jaxdl.metrics import Accuracy, Frechet, Last, Mean, compute, merge, reduce
+from jaxdl.train import packed as packed_module
 from jaxdl.train.packed import pack, stack, unstack
 
 
@@ -33,7 +35,9 @@ def test_abstract_metrics_have_shapes():
     assert abstract["frechet"].second.shape == (2, 2, 2)
 
 
-def test_many_updates_reduce_to_what_merging_one_by_one_gives():
+@pytest.mark.parametrize("stacked", [256, 3])
+def test_many_updates_reduce_to_what_merging_one_by_one_gives(stacked, monkeypatch):
+    monkeypatch.setattr(packed_module, "STACKED", stacked)
     updates = [metrics(i) for i in range(1, 8)]
     packed = [pack(m) for m in updates]
     rows = unstack(stack(packed), packed[0].layout)

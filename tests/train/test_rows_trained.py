@@ -18,7 +18,7 @@ small = load_file(__file__.replace("test_rows_trained", "small"))
 ONE = jax.devices()[:1]
 
 
-@pytest.mark.row("N-005", "C-009")
+@pytest.mark.row("N-005")
 def test_the_mlp_classifier_reads_digits_after_ten_epochs(tmp_path):
     exp = Experiment(
         model=MLP(widths=(128, 64, 32), classes=10, dropout=0.2),

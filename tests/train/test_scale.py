@@ -35,12 +35,12 @@ class Steep:
         return (Player("main", loss),)
 
 
-def prepare(clip=0.0):
+def prepare(clip=0.0, branch=False):
     tx = SGD(1.0, Constant(), momentum=0.0, clip=clip)
     params = {"w": jnp.float32(1)}
     players = Steep().players(None)
     txs = {"main": tx.build(10, params)}
-    step = make_step(Steep(), None, txs, grad=gradient("allow"), precision=F16)
+    step = make_step(Steep(), None, txs, grad=gradient("allow"), precision=F16, branch=branch)
     return jax.jit(step), states.create(params, {}, players, txs, seed=0, ema=False, scaled=True)
 
 
@@ -71,6 +71,23 @@ def test_the_scale_doubles_after_a_period_of_finite_updates_and_only_then():
     assert float(twice.scale.value) == 2 * INITIAL and int(twice.scale.fine) == 0
     lost, _ = step(almost, batch(jnp.inf))
     assert int(lost.scale.fine) == 0
+
+
+def test_guarding_by_a_branch_changes_nothing():
+    (selecting, a), (branching, b) = prepare(), prepare(branch=True)
+    assert "stablehlo.case" in branching.lower(b, batch(1.0)).as_text()
+    for slope in (0.5, jnp.inf, 1e-3, 4.0, 0.25):
+        (a, told), (b, found) = selecting(a, batch(slope)), branching(b, batch(slope))
+        for left, right in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+            np.testing.assert_array_equal(left, right)
+        assert compute(told).keys() == compute(found).keys()
+    assert int(a.skipped) == 2
+
+
+def test_an_update_that_is_left_out_has_no_gradient_norm():
+    step, state = prepare()
+    _, metrics = step(state, batch(jnp.inf))
+    assert "grad_norm" not in compute(metrics)
 
 
 @pytest.mark.parametrize(("start", "slope", "bound"), [(LEAST, jnp.inf, LEAST), (MOST, 0.0, MOST)])

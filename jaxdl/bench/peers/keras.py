@@ -9,6 +9,7 @@ from typing import Any
 os.environ["KERAS_BACKEND"] = "jax"
 os.environ["JAX_NUMPY_RANK_PROMOTION"] = "allow"  # Keras relies on it
 
+import jax
 import keras
 import numpy as np
 from keras import layers, ops
@@ -30,7 +31,8 @@ def step(family: str, **shape: Any) -> tuple[Callable[[int], float], dict[str, A
     def run(n: int) -> float:
         return _fit(model, np.concatenate([x] * n), np.concatenate([y] * n), work.batch)
 
-    return run, {"params": sum(int(np.prod(w.shape)) for w in model.trainable_weights)}
+    count = sum(int(np.prod(w.shape)) for w in model.trainable_weights)
+    return run, {"params": count, "device": jax.devices()[0].device_kind}
 
 
 def loop() -> tuple[Callable[[int], float], dict[str, Any]]:

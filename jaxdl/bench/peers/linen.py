@@ -55,7 +55,8 @@ def step(family: str, **shape: Any) -> tuple[Callable[[int], float], dict[str, A
         jax.block_until_ready(state)
         return float(value)
 
-    return run, {"params": sum(leaf.size for leaf in jax.tree.leaves(params)), "flops": counted}
+    count = sum(leaf.size for leaf in jax.tree.leaves(params))
+    return run, {"params": count, "flops": counted, "device": jax.devices()[0].device_kind}
 
 
 def _conv(features: int, kernel: int, stride: int = 1) -> nn.Conv:

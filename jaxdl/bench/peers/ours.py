@@ -50,7 +50,8 @@ def step(family: str, **shape: Any) -> tuple[Callable[[int], float], dict[str, A
         jax.block_until_ready(state)
         return compute(merge([metrics]))["loss"]
 
-    return run, {"params": tree.size(program.abstract.params)}
+    params = tree.size(program.abstract.params)
+    return run, {"params": params, "device": jax.devices()[0].device_kind}
 
 
 def experiment(work: Workload) -> Experiment:

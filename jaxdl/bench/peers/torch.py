@@ -1,4 +1,4 @@
-"""PyTorch, eager: modules of the same layers, AdamW(fused=True), and a DataLoader in one process.
+"""PyTorch on CPU, eager: modules of the same layers, AdamW(fused=True), one-process DataLoader.
 
 Shapes follow torch: images are [B, C, H, W].
 """
@@ -52,7 +52,7 @@ def _training(
             optimizer.step()
         return float(loss.detach())
 
-    return run, {"params": sum(p.numel() for p in model.parameters())}
+    return run, {"params": sum(p.numel() for p in model.parameters()), "device": "cpu"}
 
 
 def inputs(task: str, batch: int, size: int, images: int, folder: str) -> Built:

@@ -9,7 +9,7 @@ from typing import Any
 from jaxdl.core.errors import InputError
 from jaxdl.core.hook import Run
 from jaxdl.core.task import Metric
-from jaxdl.train.evaluate import evaluate
+from jaxdl.train.evaluate import evaluate, evaluation_batches
 
 
 @dataclass(frozen=True)
@@ -34,12 +34,15 @@ class EvaluateHook:
 
     def __init__(self, config: Evaluate, program: Any, run: Run):
         self._config, self._program, self._run = config, program, run
+        self._batches: Any = None
 
     def __call__(self, step: int, state: Any, metrics: Mapping[str, Metric]) -> None:
         """Evaluates when it is time."""
         if step % self._config.every == 0:
             split = self._config.split
-            self._run.write(step, split, evaluate(self._program, state, split))
+            self._batches = self._batches or evaluation_batches(self._program, split)
+            found = evaluate(self._program, state, split, batches=self._batches)
+            self._run.write(step, split, found)
 
     def close(self) -> None:
         """Nothing to do."""

@@ -14,7 +14,7 @@ from jaxdl.core.errors import InputError
 from jaxdl.core.hook import Stop
 from jaxdl.core.task import Metric
 from jaxdl.metrics import compute, reduce
-from jaxdl.train.packed import Packed, stack, unstack
+from jaxdl.train.packed import Layout, Packed, stack, unstack
 
 log = logging.getLogger("jaxdl")
 
@@ -82,19 +82,26 @@ class LogHook:
     def snapshot(self) -> dict[str, Any]:
         """What a checkpoint keeps, so that a resumed run writes the very same records."""
         ready = self._ready and self._ready.snapshot()
-        return {"ready": ready, "since": self._since.snapshot(), "lost": self._lost}
+        since = self._since.snapshot()
+        return {"ready": ready, "since": since, "lost": self._lost, "names": self._layout().names()}
 
     def resume(self, saved: Mapping[str, Any]) -> None:
-        """Goes on from a snapshot."""
-        _, metrics = self._program.step.eval_shape(self._program.abstract, self._program.batch)
-        layout = metrics.layout
-        self._since, self._lost = _Interval.of(saved["since"], layout), saved["lost"]
+        """Goes on from a snapshot; not with the metrics of code that has changed since."""
+        layout, self._lost = self._layout(), saved["lost"]
+        if saved.get("names") != layout.names():
+            log.warning("the task's metrics are others than before; the interval is left out.")
+            return
+        self._since = _Interval.of(saved["since"], layout)
         if saved["since"]["rows"]:  # an interval that a crash or the end of the run cut goes on
             self._run.forget(self._since.step, "train", "perf")
         # A run killed after the checkpoint may have written this record already.
         written = {record.step for record in self._run.records if record.split == "train"}
         if saved["ready"] and saved["ready"]["step"] not in written:
             self._ready = _Interval.of(saved["ready"], layout)
+
+    def _layout(self) -> Layout:
+        _, metrics = self._program.step.eval_shape(self._program.abstract, self._program.batch)
+        return metrics.layout
 
     def _closed(self, step: int) -> _Interval:
         """The interval that ends here, with its rate; a new one begins."""
