@@ -99,7 +99,10 @@ def write_json(path: Path, value: Any) -> None:
 
 def line_of(record: Record) -> str:
     """A record as its line; JSON knows no NaN or infinity, so they become null."""
-    return json.dumps(finite(asdict(record)), allow_nan=False) + "\n"
+    try:
+        return json.dumps(vars(record), allow_nan=False) + "\n"
+    except ValueError:
+        return json.dumps(finite(vars(record)), allow_nan=False) + "\n"
 
 
 def read_result(directory: Path) -> Result | None:

@@ -20,7 +20,9 @@ SEQUENCE = ("batch", "time", "act_embed")
 
 
 class Block(nn.Module):
-    """`x = x + attention(norm(x))`, then `x = x + mlp(norm(x))`, with exact gelu (eq. 2 and 3).
+    """`x = x + attention(norm(x))`, then `x = x + mlp(norm(x))` (eq. 2 and 3).
+
+    gelu is exact, or in its `approximate` tanh form.
 
     Shapes: x [B, T, D] -> [B, T, D].
     """
@@ -28,12 +30,13 @@ class Block(nn.Module):
     heads: int
     dropout: float = 0.0
     eps: float = 1e-6
+    approximate: bool = False
 
     @nn.compact
     def __call__(self, x: Array, *, train: bool = False) -> Array:
         """Features."""
         attention = Attention(self.heads, name="attention")
-        mlp = GeluMLP(4 * x.shape[-1], approximate=False, name="mlp")
+        mlp = GeluMLP(4 * x.shape[-1], approximate=self.approximate, name="mlp")
         drop = dropout(self.dropout, train)
         x = x + drop(attention(layer_norm(eps=self.eps, name="norm_1")(x), train=train))
         x = x + drop(mlp(layer_norm(eps=self.eps, name="norm_2")(x)))
@@ -44,8 +47,8 @@ class ViT(nn.Module):
     """Patches as words: a class token before them, learned positions, pre-norm blocks, logits.
 
     The class token's features give the logits. The positions are those of the images it was
-    initialised for. ViT-B/16 is `ViT(16, 768, 12, 12)`: 86,567,656 parameters at 224x224. `remat`
-    is that of `nn.Stack`.
+    initialised for. `approximate` takes gelu in its tanh form; `remat` is that of `nn.Stack`.
+    ViT-B/16 is `ViT(16, 768, 12, 12)`: 86,567,656 parameters at 224x224.
 
     Shapes: x [B, H, W, C] -> logits [B, classes]; H and W are multiples of `patch`.
     """
@@ -58,6 +61,7 @@ class ViT(nn.Module):
     dropout: float = 0.0
     eps: float = 1e-6
     remat: str = "none"
+    approximate: bool = False
 
     @nn.compact
     def __call__(self, x: Array, *, train: bool = False) -> Array:
@@ -67,7 +71,8 @@ class ViT(nn.Module):
         first = jnp.broadcast_to(first, (x.shape[0], 1, self.width))
         x = jnp.concatenate([first, x], 1) + self._positions(x.shape[1] + 1)
         x = constrain(dropout(self.dropout, train)(x), SEQUENCE)
-        block = Part(Block, heads=self.heads, dropout=self.dropout, eps=self.eps)
+        same = {name: getattr(self, name) for name in ("heads", "dropout", "eps", "approximate")}
+        block = Part(Block, **same)
         x = Stack(block, self.depth, self.remat, name="blocks")(x, train=train)
         x = layer_norm(eps=self.eps, name="norm")(x[:, 0])
         logits = dense(self.classes, ("embed", "classes"), name="head")(x)

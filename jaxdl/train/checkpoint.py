@@ -27,7 +27,7 @@ from orbax.checkpoint import v1 as ocp
 
 from jaxdl.core import tree
 from jaxdl.core.errors import InputError
-from jaxdl.core.records import SCHEMA, write_json
+from jaxdl.core.records import SCHEMA
 from jaxdl.train import leaves
 from jaxdl.train.state import State
 
@@ -49,6 +49,7 @@ class Checkpoints:
         self.last, self.keep_best = last, best
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._pending: Future | None = None
+        self._values: dict[int, float] = {}  # of the primary metric, as far as it was needed
 
     def steps(self) -> list[int]:
         """Complete steps, oldest first."""
@@ -181,7 +182,7 @@ class Checkpoints:
         root = self._path(step)
         try:
             manifest = self._manifest(step)
-            if manifest.pop("digest") != _digest(manifest):
+            if manifest.pop("digest") != _sha256_of(json.dumps(manifest, sort_keys=True)):
                 return f"{MANIFEST} has changed since it was written"
             expected = dict(manifest["files"])
         except FileNotFoundError:
@@ -202,12 +203,13 @@ class Checkpoints:
                 response.result()
             files = sorted(p for p in draft.rglob("*") if p.is_file())
             manifest["files"] = {p.relative_to(draft).as_posix(): _sha256(p) for p in files}
-            write_json(draft / MANIFEST, manifest | {"digest": _digest(manifest)})
+            (draft / MANIFEST).write_text(signed(manifest))
             shutil.rmtree(self._path(step), ignore_errors=True)
             draft.rename(self._path(step))
         except Exception as error:
             shutil.rmtree(draft, ignore_errors=True)
             raise self._failed(step, error) from error
+        self._values[step] = manifest["metrics"].get(self.primary, math.nan)
         self._prune()
 
     def _repair(self, damaged: Sequence[int]) -> None:
@@ -231,10 +233,11 @@ class Checkpoints:
 
     def _ranked(self) -> list[tuple[int, float]]:
         """Steps and values of the primary metric, best and earliest first; NaN is no value."""
-        values = {}
-        for step in self.steps():
+        steps = self.steps()
+        for step in set(steps) - self._values.keys():
             with suppress(*DAMAGE):  # an unreadable manifest is `restore`'s to report
-                values[step] = self._manifest(step)["metrics"].get(self.primary, math.nan)
+                self._values[step] = self._manifest(step)["metrics"].get(self.primary, math.nan)
+        values = {step: self._values[step] for step in steps if step in self._values}
         sign = -1 if self.mode == "max" else 1
         known = [(step, value) for step, value in values.items() if not math.isnan(value)]
         return sorted(known, key=lambda item: (sign * item[1], item[0]))
@@ -285,8 +288,14 @@ def _leaf(shape_and_dtype: list | None) -> str:
     return "{1}{0}".format(*shape_and_dtype) if shape_and_dtype else "nothing"
 
 
-def _digest(manifest: Mapping) -> str:
-    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
+def signed(manifest: Mapping) -> str:
+    """The manifest as JSON with its own digest."""
+    text = json.dumps(manifest, sort_keys=True)
+    return f'{text[:-1]}, "digest": "{_sha256_of(text)}"}}'
+
+
+def _sha256_of(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _sha256(path: Path) -> str:

@@ -128,10 +128,6 @@ def _train(
     program: Program, run: RunDir, watch: Callable, interrupt: Signals, workers: int
 ) -> tuple[State, Stop | None]:
     exp = program.experiment
-
-    def settle(step, state, metrics):
-        program.settle(metrics)
-
     with ExitStack() as stack:
         state = run.checkpoints.restore(program.abstract, repair=True)
         start = 0 if state is None else int(state.step)
@@ -150,9 +146,8 @@ def _train(
         hooks += [stack.enter_context(closing(hook)) for hook in watch(program, run)]
         batches = stack.enter_context(closing(data.prefetch(_batches(program, workers, stack))))
         if not stop:
-            state, stop = train(
-                program.step, state, batches, exp.steps, [settle, *hooks, interrupt]
-            )
+            hooks = [*program.pacing(), *hooks, interrupt]
+            state, stop = train(program.step, state, batches, exp.steps, hooks)
         step = int(state.step)
         if not stop and int(state.skipped) == step:
             stop = Stop(NEVER_FINITE, status="failed", code=1)

@@ -10,6 +10,7 @@ import jax
 from jax.sharding import Mesh
 
 from jaxdl.core.experiment import Experiment
+from jaxdl.core.hook import Hook
 from jaxdl.core.task import Batch, Metric, Player
 from jaxdl.train.state import State
 
@@ -39,9 +40,22 @@ class Program:
     mesh: Mesh
     rules: Mapping[str, Any]
 
-    def settle(self, results: Any) -> None:
-        """Waits for `results` where one CPU plays several devices: XLA runs them on one pool of
-        threads, and steps in flight there may wait for one another for ever.
+    @property
+    def emulated(self) -> bool:
+        """Whether one CPU plays several devices: XLA runs them on one pool of threads, and steps in
+        flight there may wait for one another for ever.
         """
-        if self.mesh.size > 1 and self.mesh.devices.flat[0].platform == "cpu":
+        return self.mesh.size > 1 and self.mesh.devices.flat[0].platform == "cpu"
+
+    def settle(self, results: Any) -> None:
+        """Waits for `results` where devices are emulated."""
+        if self.emulated:
             jax.block_until_ready(results)
+
+    def pacing(self) -> list[Hook]:
+        """A hook that waits for each update where devices are emulated, and none elsewhere."""
+
+        def wait(step, state, metrics):
+            jax.block_until_ready(metrics)
+
+        return [wait] if self.emulated else []

@@ -76,9 +76,8 @@ class RunDir:
 
     def save(self, step: int, state: State) -> None:
         """Checkpoints `state` with this step's metrics and the hooks' own memory."""
-        now = {
-            f"{r.split}/{k}": v for r in self.records if r.step == step for k, v in r.values.items()
-        }
+        newest = {name: points[-1] for name, points in self._history.items()}
+        now = {name: value for name, (at, value) in newest.items() if at == step}
         hooks = {name: hook.snapshot() for name, hook in self.hooks.items()}
         self.checkpoints.save(step, state, now, hooks)
         self.saved = step

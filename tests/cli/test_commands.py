@@ -13,7 +13,7 @@ import pytest
 
 from jaxdl.cli import COMMANDS, main
 from jaxdl.core.records import read_passport, read_records, read_result
-from jaxdl.train.checkpoint import _digest
+from jaxdl.train.checkpoint import signed
 from jaxdl.train.hooks.log import LogHook
 
 
@@ -121,8 +121,7 @@ def test_eval_takes_the_best_checkpoint_or_the_newest(jaxdl, trained, tmp_path):
     best = run / "checkpoints" / "00000010" / "manifest.json"
     manifest = json.loads(best.read_text())
     manifest["metrics"]["valid/accuracy"] = 2.0
-    manifest["digest"] = _digest({k: v for k, v in manifest.items() if k != "digest"})
-    best.write_text(json.dumps(manifest))
+    best.write_text(signed({k: v for k, v in manifest.items() if k != "digest"}))
     assert lines(jaxdl("eval", run, "--json"))[0]["step"] == 10
     assert lines(jaxdl("eval", run, "--json", "--last"))[0]["step"] == 20
     best.write_text("{}")

@@ -182,11 +182,8 @@ def _run(
         hooks = [stack.enter_context(closing(hook.open(program, run))) for hook in exp.hooks]
         run.hooks = {str(i): hook for i, hook in enumerate(hooks) if hasattr(hook, "snapshot")}
         interrupt = stack.enter_context(signals())
-
-        def settle(step, state, metrics):
-            program.settle(metrics)
-
-        return train(program.step, state, batches, steps, [settle, *hooks, interrupt])[0]
+        hooks = [*program.pacing(), *hooks, interrupt]
+        return train(program.step, state, batches, steps, hooks)[0]
 
 
 def _batches(program: Program) -> Callable[[int], Batch]:

@@ -80,7 +80,8 @@ def _resnet(work: workloads.ResNet) -> ResNet:
 
 
 def _vit(work: workloads.ViT) -> ViT:
-    return ViT(work.patch, work.width, work.depth, work.heads, work.classes)
+    sizes = work.patch, work.width, work.depth, work.heads, work.classes
+    return ViT(*sizes, approximate=True)  # as in the other frameworks' models here
 
 
 def _gpt(work: workloads.GPT) -> GPT:

@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -83,12 +84,12 @@ class LogHook:
         """What a checkpoint keeps, so that a resumed run writes the very same records."""
         ready = self._ready and self._ready.snapshot()
         since = self._since.snapshot()
-        return {"ready": ready, "since": since, "lost": self._lost, "names": self._layout().names()}
+        return {"ready": ready, "since": since, "lost": self._lost, "names": self._names}
 
     def resume(self, saved: Mapping[str, Any]) -> None:
         """Goes on from a snapshot; not with the metrics of code that has changed since."""
-        layout, self._lost = self._layout(), saved["lost"]
-        if saved.get("names") != layout.names():
+        layout, self._lost = self._layout, saved["lost"]
+        if saved.get("names") != self._names:
             log.warning("the task's metrics are others than before; the interval is left out.")
             return
         self._since = _Interval.of(saved["since"], layout)
@@ -99,6 +100,11 @@ class LogHook:
         if saved["ready"] and saved["ready"]["step"] not in written:
             self._ready = _Interval.of(saved["ready"], layout)
 
+    @cached_property
+    def _names(self) -> list[str]:
+        return self._layout.names()
+
+    @cached_property
     def _layout(self) -> Layout:
         _, metrics = self._program.step.eval_shape(self._program.abstract, self._program.batch)
         return metrics.layout
