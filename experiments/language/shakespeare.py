@@ -1,8 +1,8 @@
-"""Shakespeare byte by byte: can a small GPT beat counting in a quarter of an hour on a CPU?
+"""Shakespeare byte by byte: can a small GPT beat counting within minutes on a CPU?
 
 Data:   `jaxdl data get shakespeare`: 42 plays and poems, 5.1 MB. The last twentieth, The Winter's
         Tale and most of The Two Gentlemen of Verona, is for testing, the one before to choose by.
-Expect: test/loss TODO nats per byte, about 10 minutes on 2 CPU cores. Counting reaches 1.443 on
+Expect: test/loss TODO nats per byte, TODO of CPU time on 2 cores. Counting reaches 1.443 on
         the same bytes: modified Kneser-Ney of order 8, of orders 1 to 8 the best on the valid split
         (`python experiments/language/ngram.py`; order 2: 2.556, order 3: 1.974, order 6: 1.457).
 Why:    in so short a run a GPT this small mostly learns which bytes follow which few. Tables of the

@@ -1,7 +1,8 @@
 """MNIST with LeNet-5 (1998), and how near an MLP and a small vision transformer come.
 
 Data:   jaxdl data get mnist (70,000 handwritten digits)
-Expect: TO MEASURE
+Expect: test/accuracy 0.991 (valid 0.990; seed 0 only), 2 minutes on 2 CPU cores that had other
+        work too. In a test: mlp and vit above 0.95 and 0.96 after two and three epochs.
 Run:    jaxdl train experiments/vision/mnist.py
 """
 
