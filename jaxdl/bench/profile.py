@@ -9,11 +9,9 @@ from pathlib import Path
 
 import jax
 
-from jaxdl import data
 from jaxdl.bench import trace
 from jaxdl.core.flops import flops
-from jaxdl.core.task import Batch
-from jaxdl.train import Program, State
+from jaxdl.train import Program, State, training_batches
 
 WARMUP = 2
 MEMORY = ("argument", "output", "alias", "temp", "generated_code")
@@ -58,7 +56,7 @@ def profile(program: Program, folder: Path, steps: int = 5) -> Profile:
     Raises: InputError where the platform's trace names no operations.
     """
     start = time.perf_counter()
-    batch = _batch(program)
+    batch = training_batches(program)(0)
     first_batch = time.perf_counter() - start
     start = time.perf_counter()
     compiled = program.step.lower(program.abstract, program.batch).compile()
@@ -118,20 +116,6 @@ def _tables(
             Row(op, times[op], module=found[op].module, phase=found[op].phase) for op in slowest
         ],
     }
-
-
-def _batch(program: Program) -> Batch:
-    exp = program.experiment
-    load = data.batches(
-        exp.data.train(),
-        batch=exp.data.batch,
-        seed=exp.seed,
-        plan=exp.data.plan("train"),
-        transform=exp.data.transform("train"),
-        mesh=program.mesh,
-        spec=next(iter(program.batch.values())).sharding.spec,
-    )
-    return load(0)
 
 
 def _memory(stats: object) -> dict[str, float]:

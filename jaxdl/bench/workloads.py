@@ -12,12 +12,41 @@ DECAY = 1e-4
 LINE_BATCH = 8
 
 
+class OfImages:
+    """What the workloads on images share."""
+
+    unit: ClassVar[str] = "examples"
+
+    @property
+    def units(self) -> int:
+        """Examples per step."""
+        return self.batch
+
+    def arrays(self) -> tuple[np.ndarray, np.ndarray]:
+        """Images float32 and labels int32 [batch]."""
+        return _images(self.batch, self.size, self.classes)
+
+
+class OfTokens:
+    """What the workloads on tokens share."""
+
+    unit: ClassVar[str] = "tokens"
+
+    @property
+    def units(self) -> int:
+        """Tokens per step."""
+        return self.batch * self.seq
+
+    def arrays(self) -> tuple[np.ndarray, np.ndarray]:
+        """Tokens and next tokens, int32 [batch, seq]."""
+        return _tokens(self.batch, self.seq, self.vocab)
+
+
 @dataclass(frozen=True)
-class ResNet:
+class ResNet(OfImages):
     """A residual network on random images [batch, size, size, 3]."""
 
     family: ClassVar[str] = "resnet"
-    unit: ClassVar[str] = "examples"
 
     block: str
     """`basic` or `bottleneck`."""
@@ -29,22 +58,12 @@ class ResNet:
     batch: int
     width: int = 64
 
-    @property
-    def units(self) -> int:
-        """Examples per step."""
-        return self.batch
-
-    def arrays(self) -> tuple[np.ndarray, np.ndarray]:
-        """Images float32 and labels int32 [batch]."""
-        return _images(self.batch, self.size, self.classes)
-
 
 @dataclass(frozen=True)
-class ViT:
+class ViT(OfImages):
     """A vision transformer with a class token on random images [batch, size, size, 3]."""
 
     family: ClassVar[str] = "vit"
-    unit: ClassVar[str] = "examples"
 
     size: int
     patch: int
@@ -55,26 +74,16 @@ class ViT:
     batch: int
 
     @property
-    def units(self) -> int:
-        """Examples per step."""
-        return self.batch
-
-    @property
     def tokens(self) -> int:
         """Patches and the class token."""
         return (self.size // self.patch) ** 2 + 1
 
-    def arrays(self) -> tuple[np.ndarray, np.ndarray]:
-        """Images float32 and labels int32 [batch]."""
-        return _images(self.batch, self.size, self.classes)
-
 
 @dataclass(frozen=True)
-class GPT:
+class GPT(OfTokens):
     """A GPT-2 with tied embedding on random tokens [batch, seq]."""
 
     family: ClassVar[str] = "gpt"
-    unit: ClassVar[str] = "tokens"
 
     vocab: int
     width: int
@@ -83,37 +92,18 @@ class GPT:
     seq: int
     batch: int
 
-    @property
-    def units(self) -> int:
-        """Tokens per step."""
-        return self.batch * self.seq
-
-    def arrays(self) -> tuple[np.ndarray, np.ndarray]:
-        """Tokens and next tokens, int32 [batch, seq]."""
-        return _tokens(self.batch, self.seq, self.vocab)
-
 
 @dataclass(frozen=True)
-class LSTM:
+class LSTM(OfTokens):
     """An embedding, stacked LSTMs of the same width and a linear layer, on random tokens."""
 
     family: ClassVar[str] = "lstm"
-    unit: ClassVar[str] = "tokens"
 
     vocab: int
     width: int
     depth: int
     seq: int
     batch: int
-
-    @property
-    def units(self) -> int:
-        """Tokens per step."""
-        return self.batch * self.seq
-
-    def arrays(self) -> tuple[np.ndarray, np.ndarray]:
-        """Tokens and next tokens, int32 [batch, seq]."""
-        return _tokens(self.batch, self.seq, self.vocab)
 
 
 Workload = ResNet | ViT | GPT | LSTM

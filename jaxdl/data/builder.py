@@ -14,8 +14,7 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from jaxdl.core.errors import InputError
-
-VERSION = "1.0.0"
+from jaxdl.data.catalog import VERSION
 
 
 def prepare(

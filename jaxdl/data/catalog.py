@@ -9,6 +9,9 @@ from pathlib import Path
 from jaxdl.data.cifar import read_cifar10, read_cifar100
 from jaxdl.data.idx import read_mnist
 
+VERSION = "1.0.0"
+"""Of the sets that are prepared for `TFDS`."""
+
 
 @dataclass(frozen=True)
 class Entry:

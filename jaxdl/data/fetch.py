@@ -14,10 +14,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from jaxdl.core.errors import InputError, suggest
-from jaxdl.data.catalog import ENTRIES, Entry
+from jaxdl.data.catalog import ENTRIES, VERSION, Entry
 from jaxdl.data.files import data_folder
 
-PREPARED = "1.0.0"
 MINUTES = 15
 
 log = logging.getLogger(__name__)
@@ -33,7 +32,7 @@ def entry(name: str) -> Entry:
 def place(name: str) -> Path:
     """Where `get` puts a data set, whether it is there or not."""
     folder = data_folder() / name
-    return folder / PREPARED if entry(name).read else folder
+    return folder / VERSION if entry(name).read else folder
 
 
 def get(name: str) -> bool:

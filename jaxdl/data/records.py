@@ -16,10 +16,9 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from jaxdl.core.errors import InputError, suggest
-from jaxdl.core.source import Plan, Transform
+from jaxdl.data.base import Transformed
 from jaxdl.data.files import check_content, digest_of, find_files
-from jaxdl.data.split import check_split
-from jaxdl.data.transform import Chain
+from jaxdl.data.source import check_range
 
 ONE_BY_ONE = "group_size:1,zstd"
 """Each record can be read without its neighbours."""
@@ -55,7 +54,7 @@ def write_records(path: str | Path, examples: Iterable[Mapping[str, np.ndarray]]
 
 
 @dataclass(frozen=True)
-class Records:
+class Records(Transformed):
     """Examples of array_record files that `write_records` made, by split.
 
     The patterns are those of `find_files`; files count in the order of their names. Without
@@ -92,16 +91,6 @@ class Records:
     def test(self) -> RecordSource | None:
         """The examples to report on."""
         return self._source("test_files")
-
-    def plan(self, split: str) -> Plan | None:
-        """None: the default shuffle."""
-        check_split(split)
-        return None
-
-    def transform(self, split: str) -> Transform | None:
-        """The chain of `train_transform`, or of `eval_transform` for the other splits."""
-        check_split(split)
-        return Chain(self.train_transform if split == "train" else self.eval_transform)
 
     def _source(self, field: str) -> RecordSource | None:
         if not (patterns := getattr(self, field)):
@@ -161,10 +150,7 @@ class RecordSource:
                 for name, leaf in example.items():
                     out[name][row] = leaf
         for name, size in self.sizes.items():
-            values = out[name]
-            if values.size and not 0 <= values.min() <= values.max() < size:
-                low, high = values.min(), values.max()
-                raise InputError(f"{name!r} has values {low} to {high}, outside [0, {size}).")
+            check_range(name, out[name], size)
         return out
 
     @cached_property

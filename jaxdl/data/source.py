@@ -68,6 +68,12 @@ class ArraySource:
         for name, size in self.sizes.items():
             if name not in self.arrays:
                 raise InputError(f"sizes: no array {name!r}; {suggest(name, self.arrays)}.")
-            if len(self) and not 0 <= self.arrays[name].min() <= self.arrays[name].max() < size:
-                low, high = self.arrays[name].min(), self.arrays[name].max()
-                raise InputError(f"{name!r} has values {low} to {high}, outside [0, {size}).")
+            check_range(name, self.arrays[name], size)
+
+
+def check_range(name: str, values: np.ndarray, size: int) -> None:
+    """Raises InputError unless all integers of the leaf `name` lie in [0, size)."""
+    if values.size and not 0 <= values.min() <= values.max() < size:
+        raise InputError(
+            f"{name!r} has values {values.min()} to {values.max()}, outside [0, {size})."
+        )

@@ -1,5 +1,6 @@
 """Training: the pure step, the shell around it, and the run directory."""
 
+from jaxdl.train.batches import training_batches
 from jaxdl.train.build import build
 from jaxdl.train.evaluate import evaluate, evaluation_batches
 from jaxdl.train.fit import Fitted, fit
@@ -23,4 +24,5 @@ __all__ = [
     "evaluation_batches",
     "fit",
     "make_step",
+    "training_batches",
 ]

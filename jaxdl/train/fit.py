@@ -18,6 +18,7 @@ from jaxdl.core.errors import InputError
 from jaxdl.core.experiment import Experiment
 from jaxdl.core.hook import Stop
 from jaxdl.core.records import Passport, Result
+from jaxdl.train.batches import training_batches
 from jaxdl.train.build import build
 from jaxdl.train.check import check_experiment, check_program
 from jaxdl.train.evaluate import evaluate
@@ -199,22 +200,13 @@ def _named(hooks: Sequence[Any]) -> dict[str, Any]:
 
 
 def _batches(program: Program, workers: int, stack: ExitStack) -> Callable:
+    if not workers:
+        return training_batches(program)
     exp, sharding = program.experiment, next(iter(program.batch.values())).sharding
-    keywords = {"batch": exp.data.batch, "seed": exp.seed}
-    if workers:
-        rows = data.local_rows(sharding, exp.data.batch)
-        read = stack.enter_context(
-            closing(data.Workers(exp.data, **keywords, rows=rows, count=workers))
-        )
-        return data.placed(read, sharding, exp.data.batch)
-    return data.batches(
-        exp.data.train(),
-        **keywords,
-        plan=exp.data.plan("train"),
-        transform=exp.data.transform("train"),
-        mesh=program.mesh,
-        spec=sharding.spec,
-    )
+    rows = data.local_rows(sharding, exp.data.batch)
+    sizes = {"batch": exp.data.batch, "seed": exp.seed, "rows": rows, "count": workers}
+    read = stack.enter_context(closing(data.Workers(exp.data, **sizes)))
+    return data.placed(read, sharding, exp.data.batch)
 
 
 def _result(program: Program, run: RunDir, status: str, step: int, metrics: Any = None) -> Result:

@@ -27,7 +27,7 @@ from jaxdl.metrics import Mean
 from jaxdl.models.mlp import MLP
 from jaxdl.optim import AdamW, Constant
 from jaxdl.tasks import module
-from jaxdl.train import Log, Program, Save, State, build
+from jaxdl.train import Log, Program, Save, State, build, training_batches
 from jaxdl.train.loop import train
 from jaxdl.train.passport import issue
 from jaxdl.train.rundir import open_run
@@ -116,7 +116,7 @@ def bare() -> tuple[Callable[[int], float], dict[str, Any]]:
 def step() -> tuple[Callable[[int], None], dict[str, Any]]:
     """jaxdl's step on a resident batch in a bare `for`."""
     program = build(experiment(()), jax.devices()[:1])
-    state, batch = program.init(), _batches(program)(0)
+    state, batch = program.init(), training_batches(program)(0)
 
     def run(n: int) -> None:
         nonlocal state
@@ -137,7 +137,7 @@ def ours(
     exp = experiment(hooks)
     program = build(exp, jax.devices()[:1])
     passport = issue(exp, "", list(program.mesh.devices.flat))
-    state, load = program.init(), _batches(program)
+    state, load = program.init(), training_batches(program)
     resident = load(0)
 
     def run(n: int) -> None:
@@ -184,11 +184,6 @@ def _run(
         interrupt = stack.enter_context(signals())
         hooks = [*program.pacing(), *hooks, interrupt]
         return train(program.step, state, batches, steps, hooks)[0]
-
-
-def _batches(program: Program) -> Callable[[int], Batch]:
-    exp = program.experiment
-    return data.batches(exp.data.train(), batch=exp.data.batch, seed=0, mesh=program.mesh)
 
 
 def _always(batch: Batch) -> Callable[[int], Batch]:

@@ -10,7 +10,6 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxdl import data
 from jaxdl.bench import workloads
 from jaxdl.bench.workloads import DECAY, LR, Workload
 from jaxdl.core import Experiment, tree
@@ -22,7 +21,7 @@ from jaxdl.models.resnet import BasicBlock, Bottleneck, ResNet
 from jaxdl.models.vit import ViT
 from jaxdl.optim import AdamW, Constant
 from jaxdl.tasks import Classification, LanguageModel
-from jaxdl.train import build
+from jaxdl.train import build, training_batches
 
 
 @dataclass(frozen=True)
@@ -40,7 +39,7 @@ def step(family: str, **shape: Any) -> tuple[Callable[[int], float], dict[str, A
     """Runs n updates of the workload on one resident batch; the loss of the last."""
     exp = experiment(workloads.of(family, **shape))
     program = build(exp, jax.devices()[:1])
-    batch = data.batches(exp.data.train(), batch=exp.data.batch, seed=0, mesh=program.mesh)(0)
+    batch = training_batches(program)(0)
     state = program.init()
 
     def run(n: int) -> float:
