@@ -15,10 +15,18 @@ class Rate(NamedTuple):
 
     count: Array
     """Updates made, int32."""
-    factor: Array
-    """What `ReduceOnPlateau` turns; 1 at first."""
-    value: Array
-    """The rate of the latest update."""
+    floats: Array
+    """`factor` and `value` together: each array of a state costs every step a microsecond."""
+
+    @property
+    def factor(self) -> Array:
+        """What `ReduceOnPlateau` turns; 1 at first."""
+        return self.floats[0]
+
+    @property
+    def value(self) -> Array:
+        """The rate of the latest update."""
+        return self.floats[1]
 
 
 def scale_by_rate(schedule: optax.Schedule) -> optax.GradientTransformation:
@@ -26,13 +34,13 @@ def scale_by_rate(schedule: optax.Schedule) -> optax.GradientTransformation:
 
     def init(params):
         del params
-        return Rate(count=jnp.int32(0), factor=jnp.float32(1), value=jnp.float32(0))
+        return Rate(count=jnp.int32(0), floats=jnp.array([1, 0], jnp.float32))
 
     def update(updates, state, params=None):
         del params
         rate = jnp.asarray(schedule(state.count), jnp.float32) * state.factor
         updates = jax.tree.map(lambda u: -rate.astype(u.dtype) * u, updates)
-        return updates, Rate(count=state.count + 1, factor=state.factor, value=rate)
+        return updates, Rate(count=state.count + 1, floats=jnp.stack([state.factor, rate]))
 
     return optax.GradientTransformation(init, update)
 
@@ -47,6 +55,6 @@ def reduce_rates(opt: Any, factor: float) -> Any:
     """`opt` with every Rate's factor multiplied by `factor`."""
 
     def turn(x):
-        return x._replace(factor=x.factor * jnp.float32(factor)) if isinstance(x, Rate) else x
+        return x._replace(floats=x.floats.at[0].multiply(factor)) if isinstance(x, Rate) else x
 
     return jax.tree.map(turn, opt, is_leaf=lambda x: isinstance(x, Rate))

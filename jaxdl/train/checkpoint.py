@@ -14,6 +14,7 @@ import hashlib
 import json
 import logging
 import math
+import os
 import shutil
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -53,15 +54,17 @@ class Checkpoints:
 
     def steps(self) -> list[int]:
         """Complete steps, oldest first."""
-        return [step for step in self.folders() if (self._path(step) / MANIFEST).exists()]
+        return [step for step in self.folders() if os.path.exists(self._path(step) / MANIFEST)]
 
     def folders(self) -> list[int]:
         """Steps that were complete once, damaged ones included, oldest first."""
-        return sorted(int(p.name) for p in self.directory.glob("[0-9]*") if p.name.isdigit())
+        with suppress(FileNotFoundError):
+            return sorted(int(name) for name in os.listdir(self.directory) if name.isdigit())
+        return []
 
     def best(self) -> tuple[int, float] | None:
         """Step and value of the best checkpoint by the primary metric; the earliest of equals."""
-        return next(iter(self._ranked()), None)
+        return next(iter(self._ranked(self.steps())), None)
 
     def best_intact(self) -> int | None:
         """The best step; None, with a warning, where its files are damaged."""
@@ -90,7 +93,8 @@ class Checkpoints:
             # On CPU Orbax holds the buffers themselves, and the next step could not be donated to.
             large = _copied(large)
         draft = self.directory / f"writing-{step:08d}"
-        shutil.rmtree(draft, ignore_errors=True)
+        if draft.exists():
+            shutil.rmtree(draft, ignore_errors=True)
         try:
             draft.mkdir(parents=True)
             leaves.write(draft / SMALL, small)
@@ -204,7 +208,8 @@ class Checkpoints:
             files = sorted(p for p in draft.rglob("*") if p.is_file())
             manifest["files"] = {p.relative_to(draft).as_posix(): _sha256(p) for p in files}
             (draft / MANIFEST).write_text(signed(manifest))
-            shutil.rmtree(self._path(step), ignore_errors=True)
+            if self._path(step).exists():
+                shutil.rmtree(self._path(step), ignore_errors=True)
             draft.rename(self._path(step))
         except Exception as error:
             shutil.rmtree(draft, ignore_errors=True)
@@ -225,15 +230,16 @@ class Checkpoints:
             shutil.rmtree(gone)
 
     def _prune(self) -> None:
-        steps, best = self.steps(), [step for step, _ in self._ranked()[: self.keep_best]]
+        steps = self.steps()
+        best = [step for step, _ in self._ranked(steps)[: self.keep_best]]
         for step in set(steps) - set(steps[-self.last :]) - set(best):
             # Renamed first: a kill amid the deletion must not leave what looks like a damaged step.
             gone = self._path(step).rename(self.directory / f"deleting-{step:08d}")
             shutil.rmtree(gone)
 
-    def _ranked(self) -> list[tuple[int, float]]:
-        """Steps and values of the primary metric, best and earliest first; NaN is no value."""
-        steps = self.steps()
+    def _ranked(self, steps: Sequence[int]) -> list[tuple[int, float]]:
+        """Those of `steps` with their values of the primary metric, best and earliest first; NaN
+        is no value."""
         for step in set(steps) - self._values.keys():
             with suppress(*DAMAGE):  # an unreadable manifest is `restore`'s to report
                 self._values[step] = self._manifest(step)["metrics"].get(self.primary, math.nan)
@@ -269,7 +275,7 @@ def _named(arrays: Mapping[str, Any]) -> dict[str, Any]:
 
 def _parts(state: State) -> dict[str, Any]:
     """The state by name, absent parts left out."""
-    return {name: value for name, value in vars(state).items() if value is not None}
+    return {name: value for name, value in state._asdict().items() if value is not None}
 
 
 def _shapes(arrays: Any) -> dict[str, list]:

@@ -16,7 +16,7 @@ from jaxdl.core.task import Metric
 from jaxdl.metrics import widen
 
 STACKED = 256
-"""Updates that are put together at once: compilation takes longer than in proportion to them."""
+"""Most updates that are put together at once: compilation takes longer than in proportion."""
 
 
 @dataclass(frozen=True)
@@ -90,9 +90,15 @@ def pack(metrics: Mapping[str, Metric]) -> Packed:
 def stack(states: Sequence[Packed]) -> list[np.ndarray]:
     """The arrays of many updates on the host in 64 bits, each with a leading dimension of them."""
     updates = [packed.arrays for packed in states]
-    some = (updates[i : i + STACKED] for i in range(0, len(updates), STACKED))
-    columns = zip(*jax.device_get([_stacked(part) for part in some]), strict=True)
-    return [widen(np.concatenate(column)) for column in columns]
+    some = [updates[i : i + STACKED] for i in range(0, len(updates), STACKED)]
+    stacked = [_stacked(_filled(part)) for part in some]
+    rows = ([np.asarray(x)[: len(p)] for x in s] for p, s in zip(some, stacked, strict=True))
+    return [widen(np.concatenate(column)) for column in zip(*rows, strict=True)]
+
+
+def _filled(updates: list) -> list:
+    """With the last repeated up to a power of two: few lengths, so few compilations."""
+    return updates + updates[-1:] * ((1 << (len(updates) - 1).bit_length()) - len(updates))
 
 
 @jax.jit

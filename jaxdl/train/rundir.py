@@ -34,6 +34,8 @@ class RunDir:
         self.result = records.read_result(directory)
         self.records = list(records.read_records(directory))
         self.latest: dict[str, float] = {}
+        self.newest = 0
+        """The last update that has a record."""
         self._history: dict[str, list[tuple[int, float]]] = {}
         self.hooks: dict[str, Any] = {}
         self.saved: int | None = None
@@ -53,7 +55,8 @@ class RunDir:
         """Prepares to write what follows `step`: later records, of a sitting that was lost, go."""
         if self.records and not step:
             log.warning("%s holds no checkpoint; starting from the beginning.", self.path)
-        kept, self.records = [r for r in self.records if r.step <= step], []
+        kept = [r for r in self.records if r.step <= step]
+        self.records, self.newest = [], 0
         for record in kept:
             self._remember(record)
         if self._writes:
@@ -104,7 +107,7 @@ class RunDir:
         kept = [r for r in self.records if r.step != step or r.split not in splits]
         if kept == self.records:
             return
-        self.records, self._history = [], {}
+        self.records, self._history, self.newest = [], {}, 0
         for record in kept:
             self._remember(record)
         if self._lines is not None:
@@ -164,6 +167,7 @@ class RunDir:
 
     def _remember(self, record: Record) -> None:
         self.records.append(record)
+        self.newest = max(self.newest, record.step)
         for metric, value in record.values.items():
             name = f"{record.split}/{metric}"
             self.latest[name] = value

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import optax
@@ -13,9 +14,11 @@ from jaxdl.core.task import ModelState, Params, Player
 from jaxdl.train.scale import LossScale
 
 
-@tree.dataclass
-class State:
-    """Plain (unboxed) arrays; checkpoints hold exactly this."""
+class State(NamedTuple):
+    """Plain (unboxed) arrays; checkpoints hold exactly this.
+
+    A tuple, since jax takes a state apart and puts it together in every call of the step.
+    """
 
     step: Array
     """int32, updates attempted."""
@@ -36,6 +39,10 @@ class State:
     """Where the precision asks for it (float16)."""
     ema: Params | None = None
     """Averaged parameters, where the experiment asks for them."""
+
+    def replace(self, **changes: Any) -> State:
+        """The state with these fields changed."""
+        return self._replace(**changes)
 
 
 def create(

@@ -56,8 +56,7 @@ def make_step(
         if state.scale:
             metrics["loss_scale"] = Last.of(state.scale.value)
         metrics["skipped"] = Mean(total=1.0 - finite.astype(jnp.float32), weight=jnp.float32(1))
-        state = replace(
-            state,
+        state = state.replace(
             step=state.step + 1,
             cursor=state.cursor + 1,
             params=params,

@@ -1,9 +1,10 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
-from jaxdl.optim import AdamW, Linear, Rate, ema_update, rates, reduce_rates, scale_by_rate
+from jaxdl.optim import AdamW, Linear, ema_update, rates, reduce_rates, scale_by_rate
 
 PARAMS = {"kernel": jnp.ones((2, 3)), "bias": jnp.ones(3)}
 GRADS = jax.tree.map(jnp.ones_like, PARAMS)
@@ -44,8 +45,8 @@ def test_reducing_turns_the_rates_of_a_chain_and_nothing_else():
 
 
 def test_rates_are_found_wherever_they_are():
-    rate = Rate(count=jnp.int32(0), factor=jnp.float32(1), value=jnp.float32(0))
-    assert rates({"a": (rate, PARAMS), "b": rate}) == [rate, rate]
+    rate = scale_by_rate(optax.constant_schedule(0.1)).init(PARAMS)
+    assert [id(x) for x in rates({"a": (rate, PARAMS), "b": rate})] == [id(rate)] * 2
     assert rates(PARAMS) == []
 
 

@@ -64,7 +64,7 @@ def test_an_overflow_changes_nothing_and_halves_the_scale():
 @pytest.mark.row("C-013")
 def test_the_scale_doubles_after_a_period_of_finite_updates_and_only_then():
     step, state = prepare()
-    almost = replace(state, scale=state.scale.replace(fine=jnp.int32(PERIOD - 2)))
+    almost = state.replace(scale=state.scale.replace(fine=jnp.int32(PERIOD - 2)))
     once, _ = step(almost, batch(1e-3))
     assert float(once.scale.value) == INITIAL and int(once.scale.fine) == PERIOD - 1
     twice, _ = step(once, batch(1e-3))
@@ -94,7 +94,7 @@ def test_an_update_that_is_left_out_has_no_gradient_norm():
 def test_the_scale_has_bounds(start, slope, bound):
     step, state = prepare()
     scale = state.scale.replace(value=jnp.float32(start), fine=jnp.int32(PERIOD - 1))
-    after, _ = step(replace(state, scale=scale), batch(slope))
+    after, _ = step(state.replace(scale=scale), batch(slope))
     assert float(after.scale.value) == bound
 
 
@@ -102,10 +102,10 @@ def test_the_scale_has_bounds(start, slope, bound):
 def test_a_gradient_that_float16_rounds_to_zero_survives():
     assert np.float16(1e-8) == 0
     step, state = prepare()
-    at_zero = replace(state, params={"w": jnp.float32(0)})
+    at_zero = state.replace(params={"w": jnp.float32(0)})
     after, _ = step(at_zero, batch(1e-8))
     assert float(after.params["w"]) == pytest.approx(-1e-8, rel=1e-3)
-    unscaled, _ = step(replace(at_zero, scale=None), batch(1e-8))
+    unscaled, _ = step(at_zero.replace(scale=None), batch(1e-8))
     assert float(unscaled.params["w"]) == 0, "or the test shows nothing"
 
 

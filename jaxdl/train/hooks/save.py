@@ -43,16 +43,17 @@ class SaveHook:
 
     def __call__(self, step: int, state: Any, metrics: Mapping[str, Metric]) -> None:
         """Saves when it is time, or when this update's evaluation is among the best so far."""
-        if step % self._every == 0 or self._among_best(step, self._run.checkpoints.keep_best):
+        evaluated = self._run.newest == step  # mostly not, and then nothing else costs time
+        if step % self._every == 0 or evaluated and self._among_best(step):
             self._run.save(step, state)
 
     def close(self) -> None:
         """Nothing to do: the run waits for its checkpoints."""
 
-    def _among_best(self, step: int, count: int) -> bool:
+    def _among_best(self, step: int) -> bool:
         history = self._run.history(self._primary)
         if not history or history[-1][0] != step:
             return False
         value = self._sign * history[-1][1]
         better = [v for _, v in history[:-1] if self._sign * v >= value]
-        return not math.isnan(value) and len(better) < count
+        return not math.isnan(value) and len(better) < self._run.checkpoints.keep_best
