@@ -44,7 +44,7 @@ class SaveHook:
     def __call__(self, step: int, state: Any, metrics: Mapping[str, Metric]) -> None:
         """Saves when it is time, or when this update's evaluation is among the best so far."""
         evaluated = self._run.newest == step  # mostly not, and then nothing else costs time
-        if step % self._every == 0 or evaluated and self._among_best(step):
+        if step % self._every == 0 or (evaluated and self._among_best(step)):
             self._run.save(step, state)
 
     def close(self) -> None:
