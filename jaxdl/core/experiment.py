@@ -31,11 +31,15 @@ class Experiment:
     ema: float = 0.0
     """Decay of the averaged parameters, which evaluation and export then use; 0 keeps none."""
     mesh: Mapping[str, int] = field(default_factory=dict)
-    """Axis sizes, one of which may be -1; empty puts every device on `data`."""
-    rules: str | Mapping = "dp"
-    """A strategy's name, or a dict from logical axis names to mesh axes."""
+    """Sizes of the axes `data`, `fsdp`, `model`, `seq`, `expert` and `pipe`, one of which may be
+    -1; empty puts every device on `data`."""
+    rules: str | Mapping = "auto"
+    """What the axes of the mesh divide: `auto` lets each do its own; else names of strategies such
+    as `fsdp+tp`, or a dict of changes to `auto` from logical names to mesh axes."""
     accumulate: int = 1
-    """Micro-batches per update."""
+    """Micro-batches per update; a pipeline works on them at the same time."""
+    pipeline: Literal["1f1b", "gpipe", "interleaved"] = "1f1b"
+    """In which order the stages of a pipeline, on the mesh axis `pipe`, take the micro-batches."""
     collectives: Literal["automatic", "explicit"] = "automatic"
     """Who puts the collectives of data parallelism into the step: XLA's partitioner, or the step
     itself, under `shard_map`. The numbers are the same but for the draws of dropout, and but for

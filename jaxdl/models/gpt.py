@@ -16,7 +16,7 @@ from jaxdl.models.weights import reader
 from jaxdl.nn import Attention, GeluMLP, Stack, constrain, dropout, embed, layer_norm
 
 STD = 0.02
-SEQUENCE = ("batch", "time", "act_embed")
+SEQUENCE = ("batch", "norm_time", "act_embed")
 
 
 class Block(nn.Module):

@@ -1,4 +1,4 @@
-"""The device mesh."""
+"""The device mesh: six axes, one for each way of dividing the work."""
 
 from __future__ import annotations
 
@@ -6,24 +6,81 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 
 import jax
+import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh
 
-from jaxdl.core.errors import InputError
+from jaxdl.core.errors import InputError, suggest
+
+AXES = {
+    "data": "examples; every device holds all parameters",
+    "pipe": "layers, in stages that work one after the other",
+    "fsdp": "examples, and parameters with their optimizer state",
+    "seq": "positions of a sequence",
+    "expert": "examples, and the experts of a mixture",
+    "model": "heads, hidden units and vocabulary",
+}
+"""Outermost first: neighbours along `model` talk most and lie nearest to each other."""
+SLICES = "slices"
+"""Beside the axes in a mesh of several slices; devices tell by themselves where they are real."""
 
 
-def make_mesh(devices: Sequence[jax.Device] | None = None, **axes: int) -> Mesh:
+def make_mesh(devices: Sequence[jax.Device] | None = None, **sizes: int) -> Mesh:
     """A mesh of all `devices` (default: every device there is), e.g. `make_mesh(data=-1, model=4)`.
 
-    One size may be -1: what the others leave. No axes at all puts every device on `data`.
+    It has every axis of `AXES`; those not named have size 1. One size may be -1: what the others
+    leave. No sizes at all put every device on `data`. Where devices lie in several slices, the
+    first axis that their number divides crosses the slow network between them; `slices=` makes
+    believe that equal runs of `devices` are slices.
 
     Raises:
-        InputError: when the sizes do not multiply to the number of devices.
+        InputError: when an axis is unknown, or the sizes do not multiply to the number of devices.
     """
     devices = jax.devices() if devices is None else list(devices)
-    sizes = _sizes(axes or {"data": -1}, len(devices))
+    slices = _slices(devices, sizes.pop(SLICES, 0))
+    for name in sizes:
+        if name not in AXES:
+            raise InputError(f"there is no mesh axis {name!r}; {suggest(name, AXES)}.")
+    found = dict.fromkeys(AXES, 1) | _sizes(sizes or {"data": -1}, len(devices))
     # JAX builds Explicit axes by default, which logical rules do not serve.
-    types = (AxisType.Auto,) * len(sizes)
-    return jax.make_mesh(tuple(sizes.values()), tuple(sizes), types, devices=devices)
+    return Mesh(_grid(found, slices), tuple(AXES), axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def _slices(devices: Sequence[jax.Device], count: int) -> list[list[jax.Device]]:
+    """The devices of each slice, all equally many."""
+    if count:
+        if count < 1 or len(devices) % count:
+            raise InputError(
+                f"slices={count} does not divide {len(devices)} devices; "
+                f"{math.gcd(count, len(devices))} does."
+            )
+        size = len(devices) // count
+        return [list(devices[i : i + size]) for i in range(0, len(devices), size)]
+    numbers = sorted({getattr(d, "slice_index", 0) or 0 for d in devices})
+    slices = [[d for d in devices if (getattr(d, "slice_index", 0) or 0) == n] for n in numbers]
+    if len({len(part) for part in slices}) > 1:
+        counts = ", ".join(str(len(part)) for part in slices)
+        raise InputError(f"the slices have {counts} devices; give the mesh equally many of each.")
+    return slices
+
+
+def _grid(sizes: Mapping[str, int], slices: list[list[jax.Device]]) -> np.ndarray:
+    """Devices by their coordinates; an axis that crosses slices has them one after the other."""
+    count = len(slices)
+    crossing = next((name for name, size in sizes.items() if size % count == 0), None)
+    if crossing is None:
+        told = ", ".join(f"{name}={size}" for name, size in sizes.items() if size > 1)
+        raise InputError(
+            f"no axis of the mesh {told} can cross {count} slices; make data a multiple of {count}."
+        )
+    inner = dict(sizes) | {crossing: sizes[crossing] // count}
+    blocks = [
+        mesh_utils.create_device_mesh(
+            tuple(inner.values()), part, allow_split_physical_axes=part[0].platform == "tpu"
+        )
+        for part in slices
+    ]
+    return np.concatenate(blocks, axis=list(sizes).index(crossing))
 
 
 def _sizes(axes: Mapping[str, int], count: int) -> dict[str, int]:

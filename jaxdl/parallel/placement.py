@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 from jax.sharding import AbstractMesh, Mesh, PartitionSpec
 
@@ -13,6 +15,20 @@ from jaxdl.core.errors import InputError, suggest
 Names = Sequence[str | None]
 """One logical name per dimension; None is never split."""
 Rules = Mapping[str, str | tuple[str, ...] | None]
+
+
+_used: ContextVar[set[str] | None] = ContextVar("used", default=None)
+
+
+@contextmanager
+def recorded() -> Iterator[set[str]]:
+    """The mesh axes over which some tensor is split by what runs inside the block."""
+    used: set[str] = set()
+    token = _used.set(used)
+    try:
+        yield used
+    finally:
+        _used.reset(token)
 
 
 def axes_of(rule: str | tuple[str, ...] | None) -> tuple[str, ...]:
@@ -38,6 +54,8 @@ def spec(
     if shape is not None:
         check_rank(names, shape, what)
         _check_sizes(names, shape, split, mesh, what)
+    if (used := _used.get()) is not None:
+        used.update(axis for axes in split for axis in axes)
     return PartitionSpec(*placed)
 
 
@@ -74,8 +92,9 @@ def _check_sizes(names: Names, shape, split, mesh: Mesh | AbstractMesh, what: st
     for dim, (name, size, axes) in enumerate(zip(names, shape, split, strict=True)):
         parts = math.prod(mesh.shape[axis] for axis in axes)
         if size % parts:
+            over = " x ".join(axis for axis in axes if mesh.shape[axis] > 1)
             raise InputError(
                 f"{what}: dimension {dim} ({name!r}) of size {size} does not divide into {parts} "
-                f"parts (mesh axis {' x '.join(axes)}); {math.gcd(size, parts)} parts or size "
+                f"parts (mesh axis {over}); {math.gcd(size, parts)} parts or size "
                 f"{-(-size // parts) * parts} would, or map {name!r} to None."
             )

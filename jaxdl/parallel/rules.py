@@ -1,8 +1,8 @@
-"""Logical axis names, and the rules that put them on mesh axes.
+"""Putting logical names on mesh axes: the parameters of a model, and what it computes.
 
 A model names the dimensions of its parameters and activations; a strategy is one dict from those
-names to mesh axes; `FSDP = DP | {...}`. The two vocabularies are disjoint, so that a strategy can
-split a weight without splitting the activation of the same width.
+names to mesh axes. The two vocabularies are disjoint, so that a strategy can split a weight without
+splitting the activation of the same width.
 """
 
 from __future__ import annotations
@@ -16,53 +16,9 @@ from flax import linen as nn
 from jax import Array
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 
-from jaxdl.core.errors import InputError, suggest
+from jaxdl.core.errors import InputError
 from jaxdl.parallel.placement import Names, Rules, check_known, check_rank, spec
-
-PARAMETERS = {
-    "embed": "model width",
-    "mlp": "hidden width",
-    "heads": "heads x head size of queries and outputs",
-    "kv": "heads x head size of keys and values",
-    "vocab": "tokens",
-    "pos": "learned positions",
-    "classes": "outputs of a classifier",
-    "norm": "scales and shifts of normalisation",
-    "conv_in": "input channels",
-    "conv_out": "output channels",
-    "layers": "stacked layers",
-}
-ACTIVATIONS = {
-    "batch": "examples",
-    "time": "sequence positions",
-    "act_embed": "model width",
-    "act_mlp": "hidden width",
-    "act_heads": "attention heads",
-    "act_kv": "heads of keys and values",
-    "act_vocab": "tokens",
-    "act_classes": "outputs of a classifier",
-    "act_conv": "channels",
-}
-
-DP: Rules = dict.fromkeys(PARAMETERS | ACTIVATIONS) | {"batch": "data"}
-FSDP: Rules = DP | {"embed": "data", "conv_out": "data"}
-
-STRATEGIES: dict[str, Rules] = {"dp": DP}
-
-
-def resolve(rules: str | Rules) -> dict[str, Any]:
-    """The full rule dict of a strategy's name, or of a dict of changes to data parallelism.
-
-    Raises:
-        InputError: on an unknown strategy or logical name.
-    """
-    if isinstance(rules, str):
-        if rules not in STRATEGIES:
-            raise InputError(f"unknown strategy {rules!r}; {suggest(rules, STRATEGIES)}.")
-        return dict(STRATEGIES[rules])
-    check_known(rules, PARAMETERS | ACTIVATIONS, "rules")
-    lists_as_tuples = {k: tuple(v) if isinstance(v, list) else v for k, v in rules.items()}
-    return DP | lists_as_tuples
+from jaxdl.parallel.strategies import ACTIVATIONS, METHODS, PARAMETERS, resolve
 
 
 def shardings(abstract: Any, mesh: Mesh, rules: str | Rules) -> Any:
@@ -113,7 +69,8 @@ def context() -> tuple[AbstractMesh, dict[str, Any]] | None:
         raise InputError(
             "a mesh is set without sharding rules; enter `parallel.scope(mesh, rules)`."
         )
-    return mesh, {name: _only(free, axes) for name, axes in rules.items()}
+    only = {name: _only(free, axes) for name, axes in rules.items() if name not in METHODS}
+    return mesh, rules | only
 
 
 def current_rules() -> dict[str, Any]:

@@ -39,7 +39,8 @@ def build(exp: Experiment, devices: Sequence[jax.Device] | None = None) -> Progr
         fns = functions(exp, batch, on_cpu=on_cpu)
         boxed = jax.eval_shape(fns.init)
         abstract = jax.eval_shape(fns.create)
-    state = layout.state_shardings(abstract, boxed, fns.players, mesh, rules)
+    with parallel.recorded() as used:
+        state = layout.state_shardings(abstract, boxed, fns.players, mesh, rules)
     everywhere = NamedSharding(mesh, PartitionSpec())
 
     def jit(fn: Callable, **kwargs: Any) -> Any:
@@ -64,7 +65,9 @@ def build(exp: Experiment, devices: Sequence[jax.Device] | None = None) -> Progr
         mesh=mesh,
         rules=rules,
     )
-    _check(program, sizes)
+    with parallel.recorded() as also:
+        _check(program, sizes)
+    _check_axes(mesh, used | also | set(parallel.axes_of(rules["batch"])))
     return program
 
 
@@ -111,6 +114,16 @@ def _check(program: Program, sizes: Mapping[str, int]) -> None:
         program.evaluate.eval_shape(program.abstract, program.eval_batch, 0)
     with _fitting(program.batch):
         program.step.eval_shape(program.abstract, program.batch)
+
+
+def _check_axes(mesh: Mesh, used: set[str]) -> None:
+    for name, size in mesh.shape.items():
+        if size > 1 and name not in used:
+            raise InputError(
+                f"nothing in this experiment is divided over mesh axis {name!r}, so its {size} "
+                f"devices would all do the same; set mesh.{name}=1, or map a name to it in the "
+                "rules."
+            )
 
 
 @contextmanager

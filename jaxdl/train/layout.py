@@ -95,13 +95,6 @@ def _batch_axes(mesh: Mesh, rules: Mapping) -> tuple[str, ...]:
                 f"the rules put the batch on mesh axis {name!r}, which is not there; "
                 f"{suggest(name, mesh.shape)}."
             )
-    used = {name for rule in rules.values() for name in parallel.axes_of(rule)}
-    for name, size in mesh.shape.items():
-        if size > 1 and name not in used:
-            raise InputError(
-                f"no rule uses mesh axis {name!r}, so its {size} devices would all do the same; "
-                f"set mesh.{name}=1, or map a name to it in the rules."
-            )
     return axes
 
 

@@ -62,7 +62,7 @@ CASES = {
     "unknown precision": (train(*sets("precision=fp17")), "precision='fp17'", "bf16"),
     "unknown strategy": (train(*sets("rules=ddp")), "unknown strategy 'ddp'", "dp"),
     "mesh product": (train(*sets('mesh={"data":3}')), "there are 8", "data=8"),
-    "mesh without data": (train(*sets('mesh={"model":8}')), "data"),
+    "mesh axis": (train(*sets('mesh={"modle":8}')), "no mesh axis 'modle'", "model"),
     "a mode to come": (train(*sets("deterministic_shards=8")), "deterministic_shards must be 0"),
     # The data.
     "missing data": (

@@ -5,6 +5,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from jaxdl.core.errors import InputError
 from jaxdl.parallel import make_mesh
+from jaxdl.parallel.mesh import AXES
 
 
 @pytest.mark.parametrize(
@@ -19,8 +20,17 @@ from jaxdl.parallel import make_mesh
 )
 def test_sizes_fill_the_devices(axes, shape):
     mesh = make_mesh(**axes)
-    assert dict(mesh.shape) == shape
+    assert dict(mesh.shape) == dict.fromkeys(AXES, 1) | shape
     assert set(mesh.axis_types) == {AxisType.Auto}
+
+
+def test_the_outermost_axis_that_can_crosses_slices():
+    mesh = make_mesh(data=2, model=4, slices=2)
+    first, second = mesh.devices[0].ravel(), mesh.devices[1].ravel()
+    assert {d.id for d in first} == {0, 1, 2, 3}
+    assert {d.id for d in second} == {4, 5, 6, 7}
+    stages = make_mesh(data=1, pipe=2, fsdp=4, slices=2).devices[0, :, :, 0, 0, 0]
+    assert [{d.id for d in stage} for stage in stages] == [{0, 1, 2, 3}, {4, 5, 6, 7}]
 
 
 def test_given_devices_are_all_of_them():
@@ -36,6 +46,9 @@ def test_given_devices_are_all_of_them():
         ({"data": -1, "model": 3}, "a multiple of 3 devices, but there are 8; .* data=2, model=4"),
         ({"data": -1, "model": -1}, "only one of them may be -1"),
         ({"data": 0}, "at least 1"),
+        ({"modle": 8}, "no mesh axis 'modle'; did you mean 'model'"),
+        ({"slices": 3}, "slices=3 does not divide 8 devices"),
+        ({"model": 2, "seq": 4, "slices": 8}, "no axis of the mesh seq=4, model=2 can cross 8"),
     ],
 )
 def test_a_wrong_product_names_both_numbers_and_a_mesh_that_works(axes, says):

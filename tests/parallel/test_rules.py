@@ -5,8 +5,10 @@ from flax import linen as nn
 from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxdl.core.errors import InputError
-from jaxdl.parallel import STRATEGIES, constrain, make_mesh, resolve, scope, shardings, spec, unbox
-from jaxdl.parallel.rules import ACTIVATIONS, DP, FSDP, PARAMETERS
+from jaxdl.parallel import constrain, make_mesh, resolve, scope, shardings, spec, unbox
+from jaxdl.parallel.strategies import ACTIVATIONS, METHODS, NONE, PARAMETERS, STRATEGIES
+
+DP, FSDP = resolve("dp"), resolve("fsdp")
 
 BOXED = {"w": nn.LogicallyPartitioned(jax.ShapeDtypeStruct((16, 12), float), ("embed", "mlp"))}
 
@@ -19,20 +21,34 @@ def lowered(fn, mesh, rules, *args):
     return jax.jit(traced).lower(*args).as_text()
 
 
-def test_the_vocabularies_are_disjoint_and_every_strategy_covers_them():
+def test_the_vocabularies_are_disjoint_and_every_strategy_speaks_them():
     assert not PARAMETERS.keys() & ACTIVATIONS.keys()
-    for rules in (*STRATEGIES.values(), FSDP):
-        assert rules.keys() == PARAMETERS.keys() | ACTIVATIONS.keys()
+    assert all(strategy.keys() <= NONE.keys() for strategy in STRATEGIES.values())
+    assert resolve("auto").keys() == NONE.keys()
 
 
-def test_resolve_fills_in_what_a_dict_omits():
-    assert resolve("dp") == DP
-    assert resolve({"batch": ["data", "model"]}) == DP | {"batch": ("data", "model")}
+def test_strategies_are_put_together_name_by_name():
+    assert resolve("dp")["batch"] == "data"
+    assert resolve("tp+fsdp+dp")["batch"] == ("data", "fsdp")
+    assert resolve("auto+sp")["norm_time"] == ("seq", "model")
+    assert resolve("ulysses+dp")["context"] == "all_to_all"
+
+
+def test_resolve_takes_a_dict_for_changes_to_auto():
+    assert resolve({"mlp": ["data", "model"]}) == resolve("auto") | {"mlp": ("data", "model")}
+    assert resolve({}).keys() - METHODS.keys() == PARAMETERS.keys() | ACTIVATIONS.keys() | {
+        "optimizer"
+    }
 
 
 @pytest.mark.parametrize(
     ("rules", "says"),
-    [("pd", "unknown strategy 'pd'"), ({"embd": "data"}, "'embd'; did you mean 'embed'")],
+    [
+        ("pd", "unknown strategy 'pd'"),
+        ("fsdp+tq", "unknown strategy 'tq'"),
+        ({"embd": "data"}, "'embd'; did you mean 'embed'"),
+        ({"context": "rings"}, "context is 'rings'; did you mean 'ring'"),
+    ],
 )
 def test_resolve_names_the_nearest(rules, says):
     with pytest.raises(InputError, match=says):
@@ -40,9 +56,9 @@ def test_resolve_names_the_nearest(rules, says):
 
 
 def test_shardings_follow_the_rules_and_unbox_the_tree():
-    mesh = make_mesh(data=4, model=2)
+    mesh = make_mesh(fsdp=4, model=2)
     found = shardings(BOXED | {"plain": unbox(BOXED["w"])}, mesh, FSDP | {"mlp": "model"})
-    assert found["w"] == NamedSharding(mesh, PartitionSpec("data", "model"))
+    assert found["w"] == NamedSharding(mesh, PartitionSpec("fsdp", "model"))
     assert found["plain"].spec == PartitionSpec(None, None)
     assert unbox(BOXED)["w"].shape == (16, 12)
 
@@ -50,7 +66,7 @@ def test_shardings_follow_the_rules_and_unbox_the_tree():
 @pytest.mark.parametrize(
     ("names", "rules", "says"),
     [
-        (("embed", "mlp"), FSDP | {"mlp": "data"}, "parameter a/w .*'embed' and 'mlp' .* 'data'"),
+        (("embed", "mlp"), FSDP | {"mlp": "fsdp"}, "parameter a/w .*'embed' and 'mlp' .* 'fsdp'"),
         (("embed", "mlp"), FSDP | {"mlp": "modle"}, "parameter a/w: .*'modle'.*mean 'model'"),
         (("mlp", "embed"), FSDP, r"parameter a/w: dimension 1 \('embed'\) of size 12 .* 8 parts"),
         (("embed", "mpl"), FSDP, "parameter a/w: unknown logical name 'mpl'; did you mean 'mlp'"),
@@ -61,7 +77,7 @@ def test_shardings_follow_the_rules_and_unbox_the_tree():
 def test_a_parameter_that_cannot_be_placed_is_named(names, rules, says):
     tree = {"a": {"w": nn.LogicallyPartitioned(BOXED["w"].value, names)}}
     with pytest.raises(InputError, match=says):
-        shardings(tree, make_mesh(data=8, model=1), rules)
+        shardings(tree, make_mesh(fsdp=8), rules)
 
 
 def test_the_size_error_says_what_would_work():

@@ -77,15 +77,15 @@ def test_several_processes_are_refused_until_they_can_write_together(tmp_path, m
         fit(small.base(), tmp_path / "run", devices=ONE)
 
 
-def test_a_mesh_axis_that_no_rule_uses_is_refused():
-    exp = replace(small.base(), mesh={"data": 2, "model": 4})
-    with pytest.raises(InputError, match="no rule uses mesh axis 'model', so its 4 devices"):
+def test_a_mesh_axis_that_divides_nothing_is_refused():
+    exp = replace(small.base(), mesh={"data": 2, "pipe": 4})
+    with pytest.raises(InputError, match="divided over mesh axis 'pipe', so its 4 devices"):
         build(exp)
 
 
-def test_a_rule_dict_changes_data_parallelism_and_does_not_switch_it_off():
+def test_a_rule_dict_changes_the_default_and_does_not_switch_it_off():
     program = build(replace(small.base(), rules={"mlp": "data"}))
-    assert program.batch["image"].sharding.spec[0] in ("data", ("data",))
+    assert program.batch["image"].sharding.spec[0] == ("data", "fsdp", "expert")
     assert program.abstract.params["hidden"]["kernel"].sharding.spec == PartitionSpec(None, "data")
 
 

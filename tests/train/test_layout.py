@@ -41,7 +41,7 @@ def test_optimizer_leaves_lie_like_their_own_parameters(optim):
     program = build(replace(small.base(), model=Outer(), optim=optim, rules=RULES))
     params = program.abstract.params
     assert params["head"]["kernel"].sharding.spec == PartitionSpec("data", None)
-    assert params["a"]["head"]["kernel"].sharding.spec == PartitionSpec(None, "data")
+    assert params["a"]["head"]["kernel"].sharding.spec == PartitionSpec("model", "data")
     seen = 0
     for path, leaf in jax.tree_util.tree_leaves_with_path(program.abstract.opt):
         keys = [getattr(k, "key", None) for k in path if hasattr(k, "key")][1:]
