@@ -86,7 +86,7 @@ def test_a_mesh_axis_that_divides_nothing_is_refused():
 def test_a_rule_dict_changes_the_default_and_does_not_switch_it_off():
     program = build(replace(small.base(), rules={"mlp": "data"}))
     assert program.batch["image"].sharding.spec[0] == ("data", "fsdp", "expert")
-    assert program.abstract.params["hidden"]["kernel"].sharding.spec == PartitionSpec(None, "data")
+    assert program.abstract.params["hidden"]["kernel"].sharding.spec == PartitionSpec("fsdp", "data")
 
 
 @dataclass(frozen=True)
