@@ -45,6 +45,7 @@ class GramGPT(nn.Module):
     grams: tuple[int, ...] = (2, 3, 4, 5, 6)
     rows: int = 2**16
     gram_width: int = 32
+    gram_dropout: float = 0.0
     dropout: float = 0.0
 
     @nn.compact
@@ -69,7 +70,8 @@ class GramGPT(nn.Module):
                 )
                 for n in self.grams
             ]
-            x += dense(self.width, ("mlp", "embed"), name="grams")(jnp.concatenate(found, -1))
+            found = dropout(self.gram_dropout, train)(jnp.concatenate(found, -1))
+            x += dense(self.width, ("mlp", "embed"), name="grams")(found)
         x = constrain(dropout(self.dropout, train)(x), SEQUENCE)
         block = Part(
             Block,

@@ -5,12 +5,13 @@ import pytest
 
 from jaxdl import data
 from jaxdl.core import Experiment
+from jaxdl.core.records import read_records
 from jaxdl.data import MNIST, FashionMNIST
 from jaxdl.models.vit import ViT
 from jaxdl.models.zoo import create
 from jaxdl.optim import AdamW, Constant, Cosine
 from jaxdl.tasks import Classification
-from jaxdl.train import build, fit
+from jaxdl.train import Log, build, fit
 
 pytestmark = pytest.mark.slow
 ONE = jax.devices()[:1]
@@ -35,9 +36,29 @@ def accuracy(model, epochs, rate, directory):
     return fit(exp, directory, devices=ONE).result.metrics["test"]["accuracy"]
 
 
-@pytest.mark.row("N-005")
+@pytest.mark.row("N-005", "C-009")
 def test_the_mlp_reads_mnist_after_two_epochs(tmp_path):
     assert accuracy(create("mlp"), 2, 3e-3, tmp_path) >= 0.95
+
+
+@pytest.mark.row("C-012")
+@pytest.mark.parametrize("precision", ["bf16", "f16"])
+def test_half_precision_has_the_loss_of_float32_after_an_epoch_of_mnist(precision, tmp_path):
+    def loss(precision):
+        exp = Experiment(
+            model=create("mlp"),
+            task=Classification(),
+            data=MNIST(batch=128, eval_batch=1000),
+            optim=AdamW(peak_lr=1e-3, schedule=Cosine(warmup=100)),
+            steps=EPOCH,
+            precision=precision,
+            hooks=(Log(every=EPOCH // 3),),
+        )
+        fit(exp, tmp_path / precision, devices=ONE)
+        records = read_records(tmp_path / precision)
+        return [r.values["loss"] for r in records if r.split == "train"][-1]  # of 143 updates
+
+    assert loss(precision) == pytest.approx(loss("f32"), rel=0.02)
 
 
 @pytest.mark.row("N-008")
