@@ -5,11 +5,13 @@ The dtype of a computation is that of its parameters and inputs: no layer has a 
 
 from __future__ import annotations
 
+import jax.numpy as jnp
 from flax import linen as nn
+from jax import Array
 
 from jaxdl.core.errors import InputError
 from jaxdl.kernels.conv2d import conv2d
-from jaxdl.parallel import Names
+from jaxdl.parallel import Names, constrain
 
 named = nn.with_logical_partitioning
 
@@ -68,6 +70,17 @@ def conv(
     )
 
 
+class Embed(nn.Embed):
+    """`nn.Embed` whose rows are looked up in the table as activations of these names lie."""
+
+    names: Names = (None, None)
+
+    def __call__(self, inputs: Array) -> Array:
+        """Rows of the table: indices [...] int -> [..., width]."""
+        # Else the result would be divided as the parameter is, and then by examples.
+        return jnp.take(constrain(self.embedding, self.names), inputs, axis=0)
+
+
 def embed(
     rows: int,
     width: int,
@@ -75,13 +88,14 @@ def embed(
     *,
     std: float = 0.02,
     name: str | None = None,
-) -> nn.Embed:
+) -> Embed:
     """A table of vectors; `.attend(x)` is the tied output layer, `x E^T`.
 
     Shapes: indices [...] int -> [..., width].
     """
     init = named(nn.initializers.normal(std), names)
-    return nn.Embed(rows, width, embedding_init=init, name=name)
+    active = ("act_vocab" if names[0] == "vocab" else None, "act_embed")
+    return Embed(rows, width, embedding_init=init, names=active, name=name)
 
 
 def dropout(rate: float, train: bool, *, name: str | None = None) -> nn.Dropout:

@@ -23,7 +23,8 @@ def state_shardings(
     """The NamedSharding of every leaf of the state.
 
     In an optimizer state a leaf shaped like its parameter takes its sharding, a factored one
-    (Adafactor) drops the axes it lost, and everything else is on every device.
+    (Adafactor) drops the axes it lost, and everything else is on every device. What the rules put
+    `optimizer` on divides them further (ZeRO-1), along the first dimension that allows it.
     """
     everywhere = NamedSharding(mesh, PartitionSpec())
     params = parallel.shardings(boxed[0], mesh, rules)
@@ -36,7 +37,9 @@ def state_shardings(
         def place(path, leaf, specs=specs, shapes=shapes):
             found = [n for n in specs if f"/{tree.path_of(path)}".endswith(f"/{n}")]
             name = max(found, key=len, default=None)  # `head/kernel` also ends `lower/head/kernel`
-            return _like(leaf, shapes[name], specs[name]) if name else everywhere
+            if not name:
+                return everywhere
+            return _divided(leaf, _like(leaf, shapes[name], specs[name]), rules["optimizer"])
 
         opt[player.name] = jax.tree_util.tree_map_with_path(place, abstract.opt[player.name])
     return layout.replace(
@@ -106,6 +109,22 @@ def _divides(name: str, size: int, parts: int, times: int) -> None:
         below, above = size // unit * unit, -(-max(size, 1) // unit) * unit
         fits = " or ".join(str(n) for n in (below, above) if n)
         raise InputError(f"{name}={size} does not divide over {why}; try {fits}.")
+
+
+def _divided(leaf: Any, sharding: NamedSharding, rule: Any) -> NamedSharding:
+    """`sharding`, with the axes of `rule` that it does not use on one more dimension.
+
+    Vectors stay as they are: they are small, and would draw the activations along.
+    """
+    mesh, used = sharding.mesh, {a for axes in sharding.spec for a in parallel.axes_of(axes)}
+    more = tuple(a for a in parallel.axes_of(rule) if a not in used and mesh.shape[a] > 1)
+    parts = math.prod(mesh.shape[axis] for axis in more)
+    spec = [*sharding.spec, *(None,) * (leaf.ndim - len(sharding.spec))]
+    for dim, size in enumerate(leaf.shape):
+        if more and leaf.ndim > 1 and not spec[dim] and size % parts == 0:
+            spec[dim] = more
+            return NamedSharding(mesh, PartitionSpec(*spec))
+    return sharding
 
 
 def _like(leaf: Any, shape: Any, sharding: NamedSharding) -> NamedSharding:
