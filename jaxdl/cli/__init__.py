@@ -18,6 +18,7 @@ COMMANDS = {
     "train": ("jaxdl.cli.train:train", "train an experiment, or resume it"),
     "eval": ("jaxdl.cli.eval:evaluate", "evaluate a run's checkpoint"),
     "data": ("jaxdl.cli.data:data", "fetch and list data sets"),
+    "plan": ("jaxdl.cli.plan:plan", "compile an experiment for absent hardware, and audit it"),
     "bench": ("jaxdl.cli.bench:bench", "measure step, loop and input, beside other frameworks"),
     "profile": ("jaxdl.cli.profile:profile", "where the time of an experiment's step goes"),
     "doctor": ("jaxdl.cli.doctor:doctor", "check the installation, or a run's checkpoints"),

@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
+import logging
+from importlib import metadata
 from pathlib import Path
 from typing import Annotated
 
-import jax
 import tyro
 
-from jaxdl import report
-from jaxdl.cli import screen
+from jaxdl import parallel, report
+from jaxdl.cli import launch, screen
 from jaxdl.cli.progress import ProgressHook
-from jaxdl.core.codec import digest
+from jaxdl.core import Experiment
+from jaxdl.core.codec import digest, dump
 from jaxdl.core.loading import load_experiment
 from jaxdl.core.records import CHECKPOINTS, METRICS, TENSORBOARD
+from jaxdl.parallel.processes import joined
 from jaxdl.train import Fitted, evaluation_batches, fit
+from jaxdl.train.passport import PACKAGES
 
 Spec = Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="FILE[:VARIANT]")]
 Edits = Annotated[
     tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(name="set", metavar="PATH=VALUE")
 ]
-
 Directory = Annotated[Path | None, tyro.conf.arg(metavar="DIR")]
+Several = Annotated[launch.Processes, tyro.conf.arg(name="")]
 
 
 def train(
@@ -30,6 +34,7 @@ def train(
     run_dir: Directory = None,
     workers: int = 0,
     json: screen.Flag = False,
+    several: Several = launch.Processes(),  # noqa: B008 it is frozen
 ) -> int:
     """Train an experiment. The same command again resumes it, or prints a finished run's result.
 
@@ -41,16 +46,44 @@ def train(
     Args:
         exp: experiment file, and one of its ABLATIONS.
         edits: changes one field, e.g. model.width=64; repeat for more.
-        run_dir: where the run is kept; default runs/FILE/VARIANT-DIGEST.
+        run_dir: where the run is kept; default runs/FILE/VARIANT-DIGEST. Several processes share
+            it.
         workers: processes that prepare batches, where decoding them takes more than one core.
         json: print only the result, as one JSON object.
+        several: see `Processes`.
     """
     experiment, variant = load_experiment(exp, edits)
     stem = Path(exp.rpartition(".py")[0]).name
     place = run_dir or Path("runs") / stem / f"{variant}-{digest(experiment)}"
+    if several.processes > 1:
+        sets = [part for edit in edits for part in ("--set", edit)]
+        options = ["--run-dir", str(place), "--workers", str(workers), *["--json"] * json]
+        arguments = ["train", exp, *sets, *options]
+        return launch.launch(arguments, several.processes, several.devices_per_process)
+    with joined(several.member(), _facts(experiment, place)):
+        return _train(exp, edits, experiment, place, workers, json)
+
+
+def _facts(experiment: Experiment, place: Path) -> dict:
+    """What every process of a run must have been started with."""
+    versions = {name: metadata.version(name) for name in ("jaxdl", *PACKAGES)}
+    return {
+        "experiment": dump(experiment),
+        "run directory": str(place.absolute()),
+        "version": versions,
+    }
+
+
+def _train(
+    exp: str, edits: Edits, experiment: Experiment, place: Path, workers: int, json: bool
+) -> int:
+    """Trains; of several processes the first says so."""
+    quiet = not parallel.is_first()
+    if quiet:
+        logging.getLogger("jaxdl").setLevel(logging.WARNING)
 
     def watch(program, run):
-        if json:
+        if json or quiet:
             return ()
         devices = f"{program.mesh.size} device" + "s" * (program.mesh.size > 1)
         print(f"{exp} on {devices} ({program.mesh.devices.flat[0].device_kind}), into {place}")
@@ -60,9 +93,9 @@ def train(
     source = " ".join([exp, *edits])
     fitted = fit(experiment, place, source=source, watch=watch, workers=workers)
     _draw(fitted, place)
-    if json:
+    if not quiet and json:
         screen.print_json({"run": str(place), **vars(fitted.result)})
-    else:
+    elif not quiet:
         screen.print_result(fitted.result, _places(place))
     return fitted.code
 
@@ -70,7 +103,8 @@ def train(
 def _draw(fitted: Fitted, place: Path) -> None:
     """Curves, and samples of the test split where the run has just been evaluated."""
     program, state = fitted.program, fitted.state
-    if program is not None or not (place / report.CURVES).exists():
+    first = parallel.is_first()
+    if first and (program is not None or not (place / report.CURVES).exists()):
         report.draw_curves(place)
     if program is None or state is None:
         return
@@ -78,8 +112,9 @@ def _draw(fitted: Fitted, place: Path) -> None:
     split = next((s for s in ("test", "valid") if getattr(data, s)() is not None), None)
     if split:
         batch = evaluation_batches(program, split)[0](0)
-        outputs = program.predict(state, batch, 0)
-        report.draw_samples(place, *jax.device_get((dict(batch), outputs)))
+        shown = parallel.fetched((dict(batch), program.predict(state, batch, 0)))
+        if first:
+            report.draw_samples(place, *shown)
 
 
 def _places(place: Path) -> dict[str, Path]:

@@ -36,6 +36,8 @@ class Experiment:
     rules: str | Mapping = "auto"
     """What the axes of the mesh divide: `auto` lets each do its own; else names of strategies such
     as `fsdp+tp`, or a dict of changes to `auto` from logical names to mesh axes."""
+    optimizer_memory: Literal["device", "host"] = "device"
+    """Where the optimizer's state lies between updates; the host's memory is larger and slower."""
     accumulate: int = 1
     """Micro-batches per update; a pipeline works on them at the same time."""
     pipeline: Literal["1f1b", "gpipe", "interleaved"] = "1f1b"
@@ -44,6 +46,10 @@ class Experiment:
     """Who puts the collectives of data parallelism into the step: XLA's partitioner, or the step
     itself, under `shard_map`. The numbers are the same but for the draws of dropout, and but for
     losses that compare the examples of a batch: those see a device's own only."""
+    local_rate: float = 0.0
+    """Above 0, every device takes its micro-batches one after the other as steps of SGD at this
+    rate before they meet (local SGD); `optim` then steps along the average of what they moved, to
+    that average itself where it is SGD at the same rate. Needs explicit collectives."""
     deterministic_shards: int = 0
     """Virtual shards of the bit-identical mode; 0 is plain mode."""
     hooks: tuple[Any, ...] = ()
@@ -58,5 +64,10 @@ class Experiment:
                 raise InputError(f"{name}={getattr(self, name)} must be at least {least}.")
         if not 0.0 <= self.ema < 1.0:
             raise InputError(f"ema={self.ema} must lie in [0, 1); 0 keeps no average.")
+        if self.local_rate < 0 or (self.local_rate and self.collectives != "explicit"):
+            raise InputError(
+                f"local_rate={self.local_rate} must be at least 0, and above 0 it needs "
+                "collectives='explicit'."
+            )
         if not 0 <= self.seed < 2**32:
             raise InputError(f"seed={self.seed} must lie in [0, 2**32).")

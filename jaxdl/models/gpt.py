@@ -13,14 +13,14 @@ from jax import Array
 from jaxdl.core.errors import InputError
 from jaxdl.core.part import Part
 from jaxdl.models.weights import reader
-from jaxdl.nn import Attention, GeluMLP, Stack, constrain, dropout, embed, layer_norm
+from jaxdl.nn import Attention, GeluMLP, MoE, Stack, constrain, dropout, embed, layer_norm
 
 STD = 0.02
 SEQUENCE = ("batch", "norm_time", "act_embed")
 
 
 class Block(nn.Module):
-    """`x = x + attention(norm(x))`, then `x = x + mlp(norm(x))`.
+    """`x = x + attention(norm(x))`, then `x = x + mlp(norm(x))`, or a mixture of such experts.
 
     The `2 depth` residual projections start smaller by 1 / sqrt(2 depth): their sum does not grow
     with depth.
@@ -32,6 +32,10 @@ class Block(nn.Module):
     depth: int
     dropout: float = 0.0
     cache: int = 0
+    kv_heads: int = 0
+    experts: int = 0
+    top_k: int = 2
+    capacity: float = 1.25
 
     @nn.compact
     def __call__(self, x: Array, *, train: bool = False) -> Array:
@@ -42,10 +46,15 @@ class Block(nn.Module):
             causal=True,
             dropout=self.dropout,
             cache=self.cache,
+            kv_heads=self.kv_heads,
             name="attention",
             **spread,
         )
-        mlp = GeluMLP(4 * x.shape[-1], **spread, name="mlp")
+        hidden = 4 * x.shape[-1]
+        if self.experts:
+            mlp = MoE(hidden, self.experts, self.top_k, self.capacity, **spread, name="moe")
+        else:
+            mlp = GeluMLP(hidden, **spread, name="mlp")
         drop = dropout(self.dropout, train)
         x = x + drop(attention(layer_norm(name="norm_1")(x), train=train))
         x = x + drop(mlp(layer_norm(name="norm_2")(x)))
@@ -59,7 +68,11 @@ class GPT(nn.Module):
     `remat_segment` are `remat` and `segment` of `nn.Stack`. With `decode` the tokens continue those
     of the calls before, which the mutable collection `cache` holds.
 
-    Shapes: tokens [B, T] int32, T <= seq -> logits [B, T, vocab].
+    `kv_heads` is that of `nn.Attention`. `experts` above 0 makes each MLP an `nn.MoE` of so many,
+    with its `top_k` and `capacity`. The embedding has rows up to a multiple of `pad_vocab`, so that
+    it divides over devices; logits of tokens beyond `vocab` are the least there are.
+
+    Shapes: tokens [B, T] int32, T <= seq -> logits [B, T, V], V = vocab rounded up.
     """
 
     vocab: int
@@ -70,6 +83,11 @@ class GPT(nn.Module):
     dropout: float = 0.0
     remat: str = "none"
     remat_segment: int = 1
+    kv_heads: int = 0
+    pad_vocab: int = 1
+    experts: int = 0
+    top_k: int = 2
+    capacity: float = 1.25
 
     @nn.compact
     def __call__(self, tokens: Array, *, train: bool = False, decode: bool = False) -> Array:
@@ -80,7 +98,10 @@ class GPT(nn.Module):
                 f"{length} tokens do not fit the {self.seq} positions of this GPT; "
                 f"shorten them, or build it with seq={length}."
             )
-        table = embed(self.vocab, self.width, std=STD, name="tokens")
+        if self.pad_vocab < 1:
+            raise InputError(f"pad_vocab={self.pad_vocab} must be at least 1, which pads nothing.")
+        rows = -(-self.vocab // self.pad_vocab) * self.pad_vocab
+        table = embed(rows, self.width, std=STD, name="tokens")
         positions = embed(self.seq, self.width, ("pos", "embed"), std=STD, name="positions")
         now = jnp.arange(length)
         if decode:
@@ -95,9 +116,16 @@ class GPT(nn.Module):
             depth=self.depth,
             dropout=self.dropout,
             cache=self.seq if decode else 0,
+            kv_heads=self.kv_heads,
+            experts=self.experts,
+            top_k=self.top_k,
+            capacity=self.capacity,
         )
         stack = Stack(block, self.depth, self.remat, self.remat_segment, name="blocks")
         logits = table.attend(layer_norm(name="norm")(stack(x, train=train)))
+        if rows > self.vocab:
+            known = jnp.arange(rows)[None, None] < self.vocab
+            logits = jnp.where(known, logits, jnp.finfo(logits.dtype).min)
         return constrain(logits, ("batch", "time", "act_vocab"))
 
 

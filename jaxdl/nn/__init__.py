@@ -3,6 +3,7 @@
 from jaxdl.nn.attention import Attention, attend, causal_mask
 from jaxdl.nn.layers import conv, dense, dropout, embed
 from jaxdl.nn.mlp import GeluMLP, SwiGLU
+from jaxdl.nn.moe import MoE
 from jaxdl.nn.norm import batch_norm, layer_norm, rms_norm
 from jaxdl.nn.recurrent import LSTM
 from jaxdl.nn.stack import Stack
@@ -13,6 +14,7 @@ __all__ = [
     "LSTM",
     "Attention",
     "GeluMLP",
+    "MoE",
     "Stack",
     "SwiGLU",
     "Table",

@@ -1,6 +1,6 @@
 """Multi-head attention (Vaswani et al. 2017, arXiv:1706.03762, section 3.2).
 
-B batch, T queries, S keys, H heads, K head size, D = H K width.
+B batch, T queries, S keys, H heads, G heads of keys and values, K head size, D = H K width.
 """
 
 from __future__ import annotations
@@ -14,28 +14,45 @@ from jax import Array
 
 from jaxdl.core.errors import InputError
 from jaxdl.nn.layers import dense, dropout
-from jaxdl.parallel import constrain
+from jaxdl.parallel import constrain, context_parallel
 
 
 def attend(
-    q: Array, k: Array, v: Array, mask: Array | None = None, drop: Callable | None = None
+    q: Array,
+    k: Array,
+    v: Array,
+    mask: Array | None = None,
+    drop: Callable | None = None,
+    *,
+    causal: bool = False,
 ) -> Array:
     """`softmax(q k^T / sqrt(K)) v`; logits and softmax in float32.
 
-    `mask` is True where a query may look; a query that may look nowhere gets zeros. `drop` acts on
-    the weights.
+    `mask` is True where a query may look, and `causal` hides the keys that come after it; a query
+    that may look nowhere gets zeros. `drop` acts on the weights. H / G consecutive heads of queries
+    share one of keys and values (Ainslie et al. 2023, arXiv:2305.13245).
 
-    Shapes: q [B, T, H, K], k and v [B, S, H, K], mask [1 or B, 1 or H, T, S] -> [B, T, H, K].
+    Shapes: q [B, T, H, K], k and v [B, S, G, K], mask [1 or B, 1 or H, T, S] -> [B, T, H, K].
     """
+    (batch, time, heads, size), (keys, groups) = q.shape, k.shape[1:3]
+    if causal:
+        past = causal_mask(time)
+        mask = past if mask is None else mask & past
+    # The heads that share keys are more queries of one head.
+    q = jnp.moveaxis(q.reshape(batch, time, groups, heads // groups, size), 3, 1)
+    q = q.reshape(batch, -1, groups, size)
     logits = jnp.einsum("bthk,bshk->bhts", q, k, preferred_element_type=jnp.float32)
-    logits *= q.shape[-1] ** -0.5
+    logits = logits.reshape(batch, heads, time, keys) * size**-0.5
     if mask is not None:
         # Finite, so that a row without a single key has a gradient.
         logits = jnp.where(mask, logits, jnp.finfo(logits.dtype).min)
     weights = jax.nn.softmax(logits)
     if drop is not None:
         weights = drop(weights)
-    y = jnp.einsum("bhts,bshk->bthk", weights.astype(v.dtype), v)
+    weights = weights.astype(v.dtype).reshape(batch, groups, -1, keys)
+    y = jnp.einsum("bhts,bshk->bthk", weights, v)
+    y = jnp.moveaxis(y.reshape(batch, heads // groups, time, groups, size), 1, 3)
+    y = y.reshape(batch, time, heads, size)
     if mask is None:
         return y
     return jnp.where(jnp.swapaxes(mask.any(-1, keepdims=True), 1, 2), y, 0.0)
@@ -50,7 +67,8 @@ class Attention(nn.Module):
     """Multi-head self-attention with biases; `causal` hides the future from each position.
 
     `std` and `out_std` are the initial spreads of the q, k, v and of the output weights; None is
-    LeCun's. `dropout` acts on the attention weights.
+    LeCun's. `dropout` acts on the attention weights. There are as many heads of keys and values as
+    of queries, or `kv_heads`, each for as many of queries.
 
     With `cache` above 0, keys and values of the latest calls, up to `cache` positions in all, are
     kept in the collection `cache`: x continues what came before, and each position sees itself and
@@ -65,27 +83,32 @@ class Attention(nn.Module):
     std: float | None = None
     out_std: float | None = None
     cache: int = 0
+    kv_heads: int = 0
 
     @nn.compact
     def __call__(self, x: Array, mask: Array | None = None, *, train: bool = False) -> Array:
         """Mixes positions."""
         batch, time, width = x.shape
-        _check_heads(width, self.heads)
+        groups = self.kv_heads or self.heads
+        _check_heads(width, self.heads, groups)
+        size = width // self.heads
 
-        def project(name: str, kind: str) -> Array:
-            y = dense(width, ("embed", kind), std=self.std, name=name)(x)
-            y = y.reshape(batch, time, self.heads, width // self.heads)
-            return constrain(y, ("batch", "time", f"act_{kind}", None))
+        def project(name: str, kind: str, heads: int) -> Array:
+            y = dense(heads * size, ("embed", kind), std=self.std, name=name)(x)
+            return constrain(
+                y.reshape(batch, time, heads, size), ("batch", "time", f"act_{kind}", None)
+            )
 
-        q, k, v = project("q", "heads"), project("k", "kv"), project("v", "kv")
+        q = project("q", "heads", self.heads)
+        k, v = project("k", "kv", groups), project("v", "kv", groups)
+        drop = dropout(self.dropout, train)
+        drop = drop if train and self.dropout else None
         if self.cache:
             if mask is not None:
                 raise InputError(f"cache={self.cache} takes no mask; it hides the future only.")
-            k, v, mask = self._remember(k, v)
-        elif self.causal:
-            past = causal_mask(time)
-            mask = past if mask is None else mask & past
-        y = attend(q, k, v, mask, dropout(self.dropout, train))
+            y = attend(q, *self._remember(k, v), drop)
+        else:
+            y = context_parallel(attend, q, k, v, mask, drop, causal=self.causal)
         y = y.reshape(batch, time, width)
         return dense(width, ("heads", "embed"), std=self.out_std, name="out")(y)
 
@@ -103,10 +126,20 @@ class Attention(nn.Module):
         return keys.value, values.value, past[None, None]
 
 
-def _check_heads(width: int, heads: int) -> None:
+def _check_heads(width: int, heads: int, groups: int) -> None:
     if heads < 1 or width % heads:
-        fits = [h for h in range(1, width + 1) if width % h == 0]
-        near = sorted(sorted(fits, key=lambda h: abs(h - heads))[:2])
         raise InputError(
-            f"width={width} is not divisible by heads={heads}; the nearest that fit: {near}."
+            f"width={width} is not divisible by heads={heads}; "
+            f"the nearest that fit: {_nearest(width, heads)}."
         )
+    if groups < 1 or heads % groups:
+        raise InputError(
+            f"heads={heads} is not divisible by kv_heads={groups}; "
+            f"the nearest that fit: {_nearest(heads, groups)}."
+        )
+
+
+def _nearest(number: int, divisor: int) -> list[int]:
+    """The two divisors of `number` that are nearest."""
+    fits = [n for n in range(1, number + 1) if number % n == 0]
+    return sorted(sorted(fits, key=lambda n: abs(n - divisor))[:2])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -11,7 +11,7 @@ from flax.core.scope import LazyRng
 from jax import Array
 
 from jaxdl.core.errors import InputError, suggest
-from jaxdl.parallel import unrolls
+from jaxdl.parallel import Layers, staged, unrolls
 
 REMAT = {
     "none": jax.checkpoint_policies.everything_saveable,
@@ -48,10 +48,15 @@ class Stack(nn.Module):
     segment: int = 1
 
     @nn.compact
-    def __call__(self, x: Array, *, train: bool = False) -> Array:
-        """Applies the layers in order."""
+    def __call__(
+        self, x: Array, *, train: bool = False, keys: Mapping[str, Array] | None = None
+    ) -> Array:
+        """Applies the layers in order; `keys` are those of each layer in place of drawn ones."""
         self._check()
-        keys = {name: jax.random.split(self.make_rng(name), self.depth) for name in self.scope.rngs}
+        if keys is None:
+            keys = {n: jax.random.split(self.make_rng(n), self.depth) for n in self.scope.rngs}
+            if (run := staged()) and not self.is_initializing():
+                return run(self._layers(keys, train), x)
 
         def layer(block, x, keys):
             # What is dropped must depend on neither the nesting of the scans nor their tracing.
@@ -76,6 +81,24 @@ class Stack(nn.Module):
         segments = _scan(self._remat(_scan(layer, self.segment)), count)
         mapped = nn.map_variables(segments, COLLECTIONS, split, join, mutable=True)
         return mapped(block, x, split(keys))[0]
+
+    def _layers(self, keys: Mapping[str, Array], train: bool) -> Layers:
+        """What a pipeline divides."""
+
+        def apply(params, x, keys):
+            depth = jax.tree.leaves(params)[0].shape[0]
+            part = Stack(self.block, depth, self.remat, self.segment)
+            x, sown = part.apply({"params": params}, x, train=train, keys=keys, mutable=["losses"])
+            if sown:
+                raise InputError(
+                    "the layers add to the loss by themselves, of which a pipeline knows nothing; "
+                    "set mesh.pipe=1."
+                )
+            return x
+
+        return Layers(
+            path="/".join(self.path), params=self.variables["params"], keys=keys, apply=apply
+        )
 
     def _remat(self, layer: Callable) -> Callable:
         # The scan already keeps XLA from merging the recomputation with the forward pass.

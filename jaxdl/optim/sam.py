@@ -10,7 +10,7 @@ import optax
 
 from jaxdl.core import tree
 from jaxdl.core.errors import InputError
-from jaxdl.core.task import GradFn
+from jaxdl.core.task import GradFn, Grads, Params
 
 
 @dataclass(frozen=True)
@@ -34,10 +34,16 @@ class SAM:
 
         def sharpness_aware(player, params, model_state, batch, key):
             ascent, sums, aux = grad(player, params, model_state, batch, key)
-            scale = self.rho / jnp.maximum(optax.tree.norm(ascent), 1e-12)
-            mine = tree.select(params, player.params)
-            moved = jax.tree.map(lambda p, g: p + scale * g, mine, ascent)
+            moved = self.ascend(tree.select(params, player.params), ascent)
             grads, _, _ = grad(player, tree.merge(params, moved), model_state, batch, key)
             return grads, sums, aux
 
         return sharpness_aware
+
+    def ascend(self, params: Params, grads: Grads) -> Params:
+        """theta + rho g / |g|, of a player's own parameters theta and their gradient g.
+
+        g may be a sum that is not yet divided: its length does not matter.
+        """
+        scale = self.rho / jnp.maximum(optax.tree.norm(grads), 1e-12)
+        return jax.tree.map(lambda p, g: p + scale * g, params, grads)

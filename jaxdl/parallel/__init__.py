@@ -1,27 +1,44 @@
 """Meshes, sharding rules, and the one door from single-device functions to shards."""
 
 from jaxdl.parallel.collective import all_reduced, batch_axes
+from jaxdl.parallel.context import context_parallel
 from jaxdl.parallel.mesh import make_mesh
 from jaxdl.parallel.per_shard import per_shard
+from jaxdl.parallel.pipeline import pipelined
+from jaxdl.parallel.pipeline_cut import Layers, staged
+from jaxdl.parallel.pipeline_schedule import bubble, peak
 from jaxdl.parallel.placement import Names, axes_of, recorded, spec
+from jaxdl.parallel.processes import decided, fetched, gathered, is_first
+from jaxdl.parallel.rendezvous import Member
 from jaxdl.parallel.rules import constrain, scope, shardings, unbox, unrolls
 from jaxdl.parallel.strategies import STRATEGIES, compose, resolve
 
 __all__ = [
     "STRATEGIES",
+    "Layers",
+    "Member",
     "Names",
     "all_reduced",
     "axes_of",
     "batch_axes",
+    "bubble",
     "compose",
     "constrain",
+    "context_parallel",
+    "decided",
+    "fetched",
+    "gathered",
+    "is_first",
     "make_mesh",
+    "peak",
     "per_shard",
+    "pipelined",
     "recorded",
     "resolve",
     "scope",
     "shardings",
     "spec",
+    "staged",
     "unbox",
     "unrolls",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -25,6 +25,10 @@ class LanguageModel:
 
     z_loss: float = 0.0
     """Coefficient of logZ^2 in training (PaLM, arXiv:2204.02311)."""
+    balance: float = 0.01
+    """That of the `balance_loss` of each mixture of experts (Switch, arXiv:2101.03961)."""
+    router_z: float = 0.0
+    """That of their `router_z_loss` (ST-MoE, arXiv:2202.08906)."""
     primary: str = "valid/loss"
     mode: str = "min"
 
@@ -37,11 +41,27 @@ class LanguageModel:
 
         def loss(params: Params, state: ModelState, batch: Batch, key: Key) -> tuple[Sums, Aux]:
             tokens = batch["tokens"]
-            logits, state = module.train(model, params, state, key, tokens[:, :-1])
+            args = model, params, state, key, tokens[:, :-1]
+            logits, state, sown = module.train_with_losses(*args)
             sums = cross_entropy(logits, tokens[:, 1:], mask=_mask(batch), z=self.z_loss)
-            return sums, (state, {})
+            sums, metrics = self._with_losses(sums, sown, batch)
+            return sums, (state, metrics)
 
         return (Player("main", loss),)
+
+    def _with_losses(
+        self, sums: Sums, sown: Mapping[str, jax.Array], batch: Batch
+    ) -> tuple[Sums, Mapping[str, Metric]]:
+        """`sums` with the losses of the layers [L, B], and the mean over layers of what they sow.
+
+        A row's value counts as often as its tokens do.
+        """
+        metrics = {n: Mean.from_model_output(x.mean(0), _tokens(batch)) for n, x in sown.items()}
+        total = sums.total
+        for name, weight in {"balance_loss": self.balance, "router_z_loss": self.router_z}.items():
+            if name in sown:
+                total += weight * len(sown[name]) * metrics[name].total
+        return replace(sums, total=total), metrics
 
     def evaluate(
         self, model: Any, params: Params, state: ModelState, batch: Batch, key: Key
@@ -68,13 +88,19 @@ class LanguageModel:
 
     def check(self, model: Any, outputs: Mapping[str, Any], sizes: Mapping[str, int]) -> None:
         """Refuses a vocabulary smaller than that of the data."""
-        del model
-        have, need = outputs["logits"].shape[-1], sizes.get("tokens", 0)
+        have = getattr(model, "vocab", outputs["logits"].shape[-1])
+        need = sizes.get("tokens", 0)
         if have < need:
             raise InputError(
                 f"the model's vocabulary is {have}, but the data has {need} tokens; "
                 f"set model.vocab={need}."
             )
+
+
+def _tokens(batch: Batch) -> jax.Array:
+    """The weight of each row's targets [B]."""
+    mask, targets = _mask(batch), batch["tokens"][:, 1:]
+    return (jnp.ones(targets.shape, jnp.float32) if mask is None else mask).sum(1)
 
 
 def _mask(batch: Batch) -> jax.Array | None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import jax
@@ -14,9 +16,13 @@ from jaxdl.core.errors import InputError
 from jaxdl.core.experiment import Experiment
 from jaxdl.core.task import Batch
 from jaxdl.train import layout
-from jaxdl.train.functions import functions
+from jaxdl.train.deterministic import Deterministic, check_deterministic
+from jaxdl.train.functions import Functions, functions
 from jaxdl.train.packed import pack
 from jaxdl.train.program import Program
+from jaxdl.train.state import State
+
+log = logging.getLogger("jaxdl")
 
 
 def build(exp: Experiment, devices: Sequence[jax.Device] | None = None) -> Program:
@@ -27,11 +33,8 @@ def build(exp: Experiment, devices: Sequence[jax.Device] | None = None) -> Progr
     Raises:
         InputError: the parts of the experiment do not fit each other or the devices.
     """
-    if exp.deterministic_shards:
-        raise InputError(
-            "deterministic_shards must be 0: the bit-identical mode is not available yet."
-        )
     mesh = parallel.make_mesh(devices, **exp.mesh)
+    check_deterministic(exp, mesh)
     rules = parallel.resolve(exp.rules)
     batch, eval_batch, sizes = layout.batches(exp, mesh, rules)
     on_cpu = mesh.devices.flat[0].platform == "cpu"
@@ -41,25 +44,28 @@ def build(exp: Experiment, devices: Sequence[jax.Device] | None = None) -> Progr
         abstract = jax.eval_shape(fns.create)
     with parallel.recorded() as used:
         state = layout.state_shardings(abstract, boxed, fns.players, mesh, rules)
+    step, state = _at_rest(exp, _packing(fns.step), state, on_cpu)
     everywhere = NamedSharding(mesh, PartitionSpec())
 
     def jit(fn: Callable, **kwargs: Any) -> Any:
         return jax.jit(_traced_once(fn, mesh, rules), **kwargs)
 
     at_train, at_eval = _shardings(batch), _shardings(eval_batch)
+    abstract = jax.tree.map(lambda x, s: x.update(sharding=s), abstract, state)
+    if exp.deterministic_shards:
+        init, step = _deterministic(exp, fns, abstract, batch, jit)
+    else:
+        given, results = (state, at_train), (state, everywhere)
+        step = jit(step, in_shardings=given, out_shardings=results, donate_argnums=0)
+        init = jit(fns.create, out_shardings=state)
     program = Program(
         experiment=exp,
         players=fns.players,
-        init=jit(fns.create, out_shardings=state),
-        step=jit(
-            _packing(fns.step),
-            in_shardings=(state, at_train),
-            out_shardings=(state, everywhere),
-            donate_argnums=0,
-        ),
+        init=init,
+        step=step,
         evaluate=jit(fns.evaluate, in_shardings=(state, at_eval, None), out_shardings=everywhere),
         predict=jit(fns.predict, in_shardings=(state, at_eval, None), out_shardings=everywhere),
-        abstract=jax.tree.map(lambda x, s: x.update(sharding=s), abstract, state),
+        abstract=abstract,
         batch=batch,
         eval_batch=eval_batch,
         mesh=mesh,
@@ -71,6 +77,16 @@ def build(exp: Experiment, devices: Sequence[jax.Device] | None = None) -> Progr
     return program
 
 
+def _deterministic(
+    exp: Experiment, fns: Functions, abstract: State, batch: Batch, jit: Callable
+) -> tuple[Callable[[], State], Deterministic]:
+    """`init` and `step` of the bit-identical mode."""
+    cut = partial(jit, in_shardings=(_shardings(batch),))
+    with _fitting(batch):
+        step = Deterministic(fns.step, abstract, batch, exp.deterministic_shards, cut)
+    return step.first(fns.create), step
+
+
 def _traced_once(fn: Callable, mesh: Mesh, rules: Mapping) -> Callable:
     """`fn` under the mesh and rules; it refuses to be traced for anything but its first shapes."""
     first = []
@@ -78,7 +94,7 @@ def _traced_once(fn: Callable, mesh: Mesh, rules: Mapping) -> Callable:
     def traced(*args):
         shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), args)
         if first and first[0] != shapes:
-            built, called = (_leaves(seen[1]) for seen in (first[0], shapes))
+            built, called = (_leaves(_batch_of(seen)) for seen in (first[0], shapes))
             called = called if called != built else "another state"
             raise InputError(f"the program was built for a batch of {built}, not for {called}.")
         first.append(shapes)
@@ -88,12 +104,30 @@ def _traced_once(fn: Callable, mesh: Mesh, rules: Mapping) -> Callable:
     return traced
 
 
+def _batch_of(args: Sequence[Any]) -> Batch:
+    return next(x for x in args if isinstance(x, Mapping))
+
+
 def _packing(step: Callable) -> Callable:
     def packing(state, batch):
         state, metrics = step(state, batch)
         return state, pack(metrics)
 
     return packing
+
+
+def _at_rest(exp: Experiment, step: Callable, state: State, on_cpu: bool) -> tuple[Callable, State]:
+    """`step` of a state as it lies between updates, and its layout."""
+    if exp.optimizer_memory == "device":
+        return step, state
+    if on_cpu:
+        log.info("optimizer_memory='host' changes nothing on CPU, which has no other memory.")
+        return step, state
+
+    def fetching(held, batch):
+        return step(held.replace(opt=jax.device_put(held.opt, state.opt)), batch)
+
+    return fetching, layout.on_host(state)
 
 
 def _leaves(batch: Batch) -> str:

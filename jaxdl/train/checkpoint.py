@@ -6,6 +6,9 @@
     checkpoints/writing-00000200/            a step not yet complete, renamed when it is
 
 Orbax restores a flipped byte without complaint, hence the digests.
+
+Of several processes each writes its own shards, in the background; the first makes the step
+complete once all have written. Saving, waiting, restoring and loading are for all of them together.
 """
 
 from __future__ import annotations
@@ -16,9 +19,9 @@ import logging
 import math
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +29,7 @@ import jax
 import jax.numpy as jnp
 from orbax.checkpoint import v1 as ocp
 
+from jaxdl import parallel
 from jaxdl.core import tree
 from jaxdl.core.errors import InputError
 from jaxdl.core.records import SCHEMA
@@ -49,7 +53,7 @@ class Checkpoints:
         self.directory, self.primary, self.mode = directory.absolute(), primary, mode
         self.last, self.keep_best = last, best
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
-        self._pending: Future | None = None
+        self._pending: tuple[int, Future] | None = None
         self._values: dict[int, float] = {}  # of the primary metric, as far as it was needed
 
     def steps(self) -> list[int]:
@@ -68,6 +72,9 @@ class Checkpoints:
 
     def best_intact(self) -> int | None:
         """The best step; None, with a warning, where its files are damaged."""
+        return parallel.decided(self._best_intact)
+
+    def _best_intact(self) -> int | None:
         best = self.best()
         if best and (damage := self.damage(best[0])):
             log.warning(
@@ -93,14 +100,13 @@ class Checkpoints:
             # On CPU Orbax holds the buffers themselves, and the next step could not be donated to.
             large = _copied(large)
         draft = self.directory / f"writing-{step:08d}"
-        if draft.exists():
-            shutil.rmtree(draft, ignore_errors=True)
-        try:
-            draft.mkdir(parents=True)
-            leaves.write(draft / SMALL, small)
+        with self._together(step):
+            if parallel.is_first():
+                shutil.rmtree(draft, ignore_errors=True)
+                draft.mkdir(parents=True)
+                leaves.write(draft / SMALL, small)
+        with self._together(step):
             response = ocp.save_async(draft / "state", _named(large)) if large else None
-        except Exception as error:
-            raise self._failed(step, error) from error
         manifest = {
             "schema": SCHEMA,
             "step": step,
@@ -108,7 +114,8 @@ class Checkpoints:
             "hooks": hooks,
             "arrays": _shapes(arrays),
         }
-        self._pending = self._worker.submit(self._finish, step, draft, response, manifest)
+        finish = self._worker.submit(self._finish, step, draft, response, manifest)
+        self._pending = step, finish
 
     def wait(self) -> None:
         """Returns when nothing is being written.
@@ -116,14 +123,16 @@ class Checkpoints:
         Raises:
             InputError: the write failed.
         """
-        pending, self._pending = self._pending, None
-        if pending is not None:
-            pending.result()
+        if self._pending is not None:
+            (step, pending), self._pending = self._pending, None
+            with self._together(step):
+                pending.result()
 
     def close(self) -> None:
-        """Waits and ends the writing thread."""
+        """Waits, for this process only, and ends the writing thread."""
         try:
-            self.wait()
+            if self._pending is not None:
+                self._pending[1].result()
         finally:
             self._worker.shutdown()
 
@@ -140,6 +149,14 @@ class Checkpoints:
         Raises:
             InputError: every step is damaged, or they are of another model.
         """
+        step, damaged = parallel.decided(self._newest_intact)
+        state = None if step is None else self.load(step, abstract)
+        if repair:
+            parallel.decided(lambda: self._repair(damaged))
+        return state
+
+    def _newest_intact(self) -> tuple[int | None, list[int]]:
+        """It, and the damaged ones after it."""
         damaged, folders = [], self.folders()
         for step in reversed(folders):
             damage = self.damage(step)
@@ -154,10 +171,7 @@ class Checkpoints:
                     f"again with another --run-dir."
                 )
             step = None
-        state = None if step is None else self.load(step, abstract)
-        if repair:
-            self._repair(damaged)
-        return state
+        return step, damaged
 
     def load(self, step: int, abstract: State) -> State:
         """The state of `step`, digests unchecked.
@@ -204,7 +218,9 @@ class Checkpoints:
         """In the writing thread: completes a step, then deletes those no longer kept."""
         try:
             if response:
-                response.result()
+                response.result()  # when all processes have written
+            if not parallel.is_first():
+                return
             files = sorted(p for p in draft.rglob("*") if p.is_file())
             manifest["files"] = {p.relative_to(draft).as_posix(): _sha256(p) for p in files}
             (draft / MANIFEST).write_text(signed(manifest))
@@ -247,6 +263,24 @@ class Checkpoints:
         sign = -1 if self.mode == "max" else 1
         known = [(step, value) for step, value in values.items() if not math.isnan(value)]
         return sorted(known, key=lambda item: (sign * item[1], item[0]))
+
+    @contextmanager
+    def _together(self, step: int) -> Iterator[None]:
+        """What fails in one process fails in all, before they go on."""
+        failure = None
+        try:
+            yield
+        except InputError as error:
+            failure = error
+        except Exception as error:
+            failure = self._failed(step, error)
+            failure.__cause__ = error
+        told = parallel.gathered(str(failure or ""))
+        if failure is not None:
+            raise failure
+        for index, problem in enumerate(told):
+            if problem:
+                raise InputError(f"process {index}: {problem}")
 
     def _failed(self, step: int, error: Exception) -> InputError:
         left = self.steps()

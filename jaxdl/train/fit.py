@@ -11,7 +11,7 @@ from typing import Any
 
 import jax
 
-from jaxdl import data
+from jaxdl import data, parallel
 from jaxdl.core import records
 from jaxdl.core.codec import load
 from jaxdl.core.errors import InputError
@@ -62,6 +62,7 @@ def fit(
     `watch` gives further hooks, called last. `workers` processes prepare the training batches (0: a
     thread of this one), which changes no batch. The result holds the metrics of the best checkpoint
     by the task's primary metric (of the last state where there is none) on every held-out split.
+    Of several processes each calls `fit`, with one directory that they share; the first writes.
 
     Raises:
         InputError: the experiment cannot run, or the directory cannot hold it; nothing is touched
@@ -70,8 +71,6 @@ def fit(
     check_experiment(exp)
     if workers < 0:
         raise InputError(f"workers={workers} must be 0 (read in this process) or more.")
-    if jax.process_count() > 1:
-        raise InputError("several processes cannot train one run yet; start one process.")
     passport = issue(exp, source, devices)
     if first := check_same(directory, passport):
         before, ended = load(first.experiment), records.read_result(directory)
@@ -83,6 +82,7 @@ def fit(
             return Fitted(ended)
     program = build(exp, devices)
     check_program(program)
+    parallel.gathered()  # nobody writes before all have read
     with (
         closing(open_run(directory, passport, exp.task.primary, exp.task.mode)) as run,
         signals() as interrupt,

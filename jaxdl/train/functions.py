@@ -16,12 +16,12 @@ from jaxdl.core import rng, tree
 from jaxdl.core.errors import InputError, suggest
 from jaxdl.core.experiment import Experiment
 from jaxdl.core.precision import policy
-from jaxdl.core.task import Batch, GradFn, Params, Player
+from jaxdl.core.task import Batch, Params, Player
 from jaxdl.metrics import reduce
 from jaxdl.train import state as states
-from jaxdl.train.grad import accumulate, gradient
+from jaxdl.train.grad import accumulate, gradient, local_steps
 from jaxdl.train.state import State
-from jaxdl.train.step import make_step
+from jaxdl.train.step import Step, make_step
 
 BRANCH = 10**6
 """Parameters from which on the guard of an update is a branch on CPU (see `make_step`)."""
@@ -34,7 +34,7 @@ class Functions:
     init: Callable[[], tuple[Any, Any]]
     """Parameters boxed with their axis names, and the model state."""
     create: Callable[[], State]
-    step: Callable[[State, Batch], tuple[State, Any]]
+    step: Step
     evaluate: Callable[[State, Batch, Any], Any]
     predict: Callable[[State, Batch, Any], Any]
     players: tuple[Player, ...]
@@ -70,30 +70,25 @@ def functions(exp: Experiment, batch: Batch, *, on_cpu: bool) -> Functions:
 
         return infer
 
-    grad = accumulate(gradient(exp.rank_promotion), exp.accumulate, unroll=on_cpu)
+    grad = gradient(exp.rank_promotion)
+    if exp.local_rate:
+        grad = local_steps(grad, exp.accumulate, exp.local_rate)
+    else:
+        grad = accumulate(grad, exp.accumulate, unroll=on_cpu)
+        grad = parallel.pipelined(grad, exp.accumulate, exp.pipeline, exp.rank_promotion)
     if exp.collectives == "explicit":
         grad = parallel.all_reduced(grad, reduce)
-    grad = _sharpness_aware(exp, grad)
     many = tree.size(abstract) > BRANCH
     numerics = {"precision": precision, "ema": exp.ema, "branch": on_cpu and many}
+    sams = {p.name: getattr(attrgetter(p.optim)(exp), "sam", None) for p in players}
     return Functions(
         init=init,
         create=create,
-        step=make_step(exp.task, exp.model, txs, grad=grad, **numerics),
+        step=make_step(exp.task, exp.model, txs, grad=grad, sams=sams, **numerics),
         evaluate=inferring(exp.task.evaluate, exp.rank_promotion),
         predict=inferring(exp.task.predict, "allow"),
         players=players,
     )
-
-
-def _sharpness_aware(exp: Experiment, grad: GradFn) -> GradFn:
-    """`grad`, at ascended parameters for the players whose optimizer says so."""
-
-    def chosen(player, *args):
-        sam = getattr(attrgetter(player.optim)(exp), "sam", None)
-        return (sam.wrap(grad) if sam else grad)(player, *args)
-
-    return chosen
 
 
 def _optimizers(

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 
-from jaxdl.core import rng, tree
+from jaxdl.core import tree
+from jaxdl.core.microbatch import add, micro_batch
 from jaxdl.core.task import GradFn
 
 
@@ -32,8 +31,8 @@ def gradient(rank_promotion: str = "raise") -> GradFn:
 def accumulate(grad: GradFn, parts: int, *, unroll: bool) -> GradFn:
     """`grad` over `parts` micro-batches, sums added; the model state passes from one to the next.
 
-    Micro-batch i takes rows i, i + parts, ... so that a row stays on its device. `unroll` writes
-    the loop out: XLA:CPU runs a convolution's gradient inside a loop many times slower.
+    `unroll` writes the loop out: XLA:CPU runs a convolution's gradient inside a loop many times
+    slower.
     """
     if parts == 1:
         return grad
@@ -41,14 +40,12 @@ def accumulate(grad: GradFn, parts: int, *, unroll: bool) -> GradFn:
     def accumulated(player, params, model_state, batch, key):
         def one(carry, i):
             total, model_state = carry
-            part = jax.tree.map(lambda x: _rows(x, i, parts), batch)
-            grads, sums, (model_state, metrics) = grad(
-                player, params, model_state, part, rng.fold(key, i)
-            )
-            return (_add(total, (grads, sums, metrics)), model_state), None
+            given = micro_batch(batch, key, i, parts)
+            grads, sums, (model_state, metrics) = grad(player, params, model_state, *given)
+            return (add(total, (grads, sums, metrics)), model_state), None
 
-        first = jax.tree.map(lambda x: _rows(x, 0, parts), batch)
-        shapes = jax.eval_shape(lambda: grad(player, params, model_state, first, key))
+        first = micro_batch(batch, key, 0, parts)
+        shapes = jax.eval_shape(lambda: grad(player, params, model_state, *first))
         zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
         carry = ((zeros[0], zeros[1], zeros[2][1]), model_state)
         if unroll:
@@ -62,12 +59,30 @@ def accumulate(grad: GradFn, parts: int, *, unroll: bool) -> GradFn:
     return accumulated
 
 
-def _rows(x: jax.Array, i: Any, parts: int) -> jax.Array:
-    return x.reshape(x.shape[0] // parts, parts, *x.shape[1:])[:, i]
+def local_steps(grad: GradFn, parts: int, rate: float) -> GradFn:
+    """`grad` over `parts` micro-batches, each at the parameters that a step of SGD at `rate` down
+    the one before left (local SGD, where every device does so with rows of its own).
 
+    The gradient is `(start - end) / rate`, times the weight of the examples: added over devices and
+    divided by their weight, a step of `rate` down it leads to the average of where they ended, and
+    another optimizer takes it for the direction (Stich 2018, arXiv:1805.09767; Douillard et al.
+    2023, arXiv:2311.08105). One micro-batch gives the plain gradient. Updates that wait for nobody
+    could not be repeated, and are not offered.
+    """
 
-def _add(left: tuple, right: tuple) -> tuple:
-    """Gradients and sums added, metric states merged (a state of zeros changes nothing)."""
-    grads = jax.tree.map(jnp.add, left[0], right[0])
-    metrics = {name: left[2][name].merge(state) for name, state in right[2].items()}
-    return grads, left[1] + right[1], metrics
+    def wandered(player, params, model_state, batch, key):
+        start = mine = tree.select(params, player.params)
+        done = None
+        for i in range(parts):
+            given = micro_batch(batch, key, i, parts)
+            here = tree.merge(params, mine)
+            grads, sums, (model_state, metrics) = grad(player, here, model_state, *given)
+            weight = jnp.maximum(sums.weight, 1e-12)  # masked rows alone move nothing
+            mine = jax.tree.map(lambda p, g, w=weight: p - rate * g / w, mine, grads)
+            found = ({}, sums, metrics)
+            done = found if done is None else add(done, found)
+        _, sums, metrics = done
+        moved = jax.tree.map(lambda a, b: (a - b) / rate * sums.weight, start, mine)
+        return moved, sums, (model_state, metrics)
+
+    return wandered

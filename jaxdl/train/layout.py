@@ -50,6 +50,15 @@ def state_shardings(
     )
 
 
+def on_host(layout: State) -> State:
+    """`layout` with the arrays of the optimizers, but for their scalars, in the host's memory."""
+
+    def move(sharding):
+        return sharding.with_memory_kind("pinned_host") if len(sharding.spec) else sharding
+
+    return layout.replace(opt=jax.tree.map(move, layout.opt))
+
+
 def batches(exp: Experiment, mesh: Mesh, rules: Mapping) -> tuple[Batch, Batch, Mapping[str, int]]:
     """Abstract training and evaluation batches with their shardings, and the `sizes` of the data.
 
@@ -116,15 +125,21 @@ def _divided(leaf: Any, sharding: NamedSharding, rule: Any) -> NamedSharding:
 
     Vectors stay as they are: they are small, and would draw the activations along.
     """
-    mesh, used = sharding.mesh, {a for axes in sharding.spec for a in parallel.axes_of(axes)}
-    more = tuple(a for a in parallel.axes_of(rule) if a not in used and mesh.shape[a] > 1)
+    mesh = sharding.mesh
+    spec = [_longer_than_one(axes, mesh) for axes in sharding.spec]
+    spec += [()] * (leaf.ndim - len(spec))
+    used = {axis for axes in spec for axis in axes}
+    more = tuple(axis for axis in _longer_than_one(rule, mesh) if axis not in used)
     parts = math.prod(mesh.shape[axis] for axis in more)
-    spec = [*sharding.spec, *(None,) * (leaf.ndim - len(sharding.spec))]
     for dim, size in enumerate(leaf.shape):
         if more and leaf.ndim > 1 and not spec[dim] and size % parts == 0:
             spec[dim] = more
-            return NamedSharding(mesh, PartitionSpec(*spec))
+            return NamedSharding(mesh, PartitionSpec(*(axes or None for axes in spec)))
     return sharding
+
+
+def _longer_than_one(rule: Any, mesh: Mesh) -> tuple[str, ...]:
+    return tuple(axis for axis in parallel.axes_of(rule) if mesh.shape[axis] > 1)
 
 
 def _like(leaf: Any, shape: Any, sharding: NamedSharding) -> NamedSharding:

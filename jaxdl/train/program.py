@@ -26,7 +26,7 @@ class Program:
     """The sharded state before the first update."""
     step: Any
     """Jitted `(state, batch) -> (state, metrics)`; the state is donated, the metrics are `Packed`.
-    `.lower(abstract, batch)` works."""
+    `.lower(abstract, batch)` works, but not in the bit-identical mode (`Deterministic`)."""
     evaluate: Callable[[State, Batch, int], Mapping[str, Metric]]
     """Metric states of evaluation batch i, with averaged parameters where the state holds them."""
     predict: Callable[[State, Batch, int], Any]

@@ -11,9 +11,9 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
+from jaxdl import parallel
 from jaxdl.core import records
 from jaxdl.core.change import diff
 from jaxdl.core.codec import load
@@ -29,7 +29,9 @@ log = logging.getLogger("jaxdl")
 class RunDir:
     """One run on disk. Implements `jaxdl.core.hook.Run`."""
 
-    def __init__(self, directory: Path, passport: Passport, checkpoints: Checkpoints, lock: int):
+    def __init__(
+        self, directory: Path, passport: Passport, checkpoints: Checkpoints, lock: int | None
+    ):
         self.path, self.passport, self.checkpoints = directory, passport, checkpoints
         self.result = records.read_result(directory)
         self.records = list(records.read_records(directory))
@@ -39,7 +41,7 @@ class RunDir:
         self._history: dict[str, list[tuple[int, float]]] = {}
         self.hooks: dict[str, Any] = {}
         self.saved: int | None = None
-        self._writes = jax.process_index() == 0
+        self._writes = parallel.is_first()
         self._lock = lock
         before = [r.time for r in self.records] + [self.result.seconds if self.result else 0.0]
         self._start = time.monotonic() - max(before)
@@ -135,7 +137,8 @@ class RunDir:
             self.checkpoints.close()
         finally:
             self._close_files()
-            os.close(self._lock)
+            if self._lock is not None:
+                os.close(self._lock)
 
     def _open_files(self, step: int) -> None:
         from jaxdl.train.board import Board  # protobuf is slow to import, and readers need none
@@ -175,11 +178,26 @@ class RunDir:
 
 
 def open_run(directory: Path, passport: Passport, primary: str, mode: str) -> RunDir:
-    """The run directory of this passport's experiment, new or to be resumed.
+    """The run directory of this passport's experiment, new or to be resumed; all processes of a run
+    open it together.
 
     Raises:
-        InputError: it cannot be written, or another process trains in it.
+        InputError: it cannot be written, another run's process trains in it, or the processes do
+        not all see it.
     """
+    lock = parallel.decided(lambda: _made(directory))
+    seen = parallel.gathered("yes" if directory.is_dir() else "")
+    if blind := [str(index) for index, answer in enumerate(seen) if not answer]:
+        raise InputError(
+            f"{directory} does not exist for process {', '.join(blind)}; choose, with --run-dir, a "
+            "place on a file system that all processes share."
+        )
+    checkpoints = Checkpoints(directory / records.CHECKPOINTS, primary=primary, mode=mode)
+    return RunDir(directory, passport, checkpoints, lock if parallel.is_first() else None)
+
+
+def _made(directory: Path) -> int:
+    """Makes the directory; the descriptor of its lock."""
     try:
         directory.mkdir(parents=True, exist_ok=True)
         probe = directory / ".writable"
@@ -190,9 +208,7 @@ def open_run(directory: Path, passport: Passport, primary: str, mode: str) -> Ru
             f"cannot write the run directory {directory}: {error.strerror}; choose another with "
             "--run-dir."
         ) from None
-    lock = _lock(directory)
-    checkpoints = Checkpoints(directory / records.CHECKPOINTS, primary=primary, mode=mode)
-    return RunDir(directory, passport, checkpoints, lock)
+    return _lock(directory)
 
 
 def _lock(directory: Path) -> int:

@@ -1,14 +1,24 @@
-"""SIGTERM and Ctrl-C end a run after the update in progress, with a good checkpoint."""
+"""SIGTERM and Ctrl-C end a run after the update in progress, with a good checkpoint.
+
+Of several processes one gets the signal, and all must end after the same update. jax's preemption
+service, which has taken SIGTERM over by then, finds that update, without a word between hosts in
+the others; Ctrl-C is passed on to it.
+"""
 
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+import jax
+from jax.experimental import multihost_utils
+
+from jaxdl import parallel
 from jaxdl.core.hook import Stop
 from jaxdl.core.task import Metric
 
@@ -20,22 +30,32 @@ class Signals:
 
     def __init__(self):
         self.received: int | None = None
+        self._calls = 0
 
     def __call__(self, step: int, state: Any, metrics: Mapping[str, Metric]) -> None:
         """Stops the run when asked to."""
-        if self.received == signal.SIGTERM:
+        received = self.received if jax.process_count() == 1 else self._received_by_any()
+        if received == signal.SIGTERM:
             raise Stop(f"SIGTERM after update {step}", status="preempted", code=75)
-        if self.received == signal.SIGINT:
+        if received == signal.SIGINT:
             raise Stop(f"Ctrl-C after update {step}", status="preempted", code=130)
 
     def close(self) -> None:
         """Nothing to do."""
 
+    def _received_by_any(self) -> int | None:
+        """The signal for which all processes end in this call, the same in each of them."""
+        self._calls += 1
+        if not multihost_utils.reached_preemption_sync_point(self._calls):
+            return None
+        said = parallel.gathered(str(self.received or signal.SIGTERM.value))
+        return signal.SIGINT if str(signal.SIGINT.value) in said else signal.SIGTERM
+
 
 @contextmanager
 def signals() -> Iterator[Signals]:
     """A `Signals` hook whose handlers are in place inside the block (in the main thread only)."""
-    hook = Signals()
+    hook, several = Signals(), jax.process_count() > 1
 
     def handle(number, frame):
         hook.received = number
@@ -44,11 +64,14 @@ def signals() -> Iterator[Signals]:
         signal.signal(
             number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
         )
+        if several:
+            os.kill(os.getpid(), signal.SIGTERM)
 
     if threading.current_thread() is not threading.main_thread():
         yield hook
         return
-    before = {s: signal.signal(s, handle) for s in (signal.SIGTERM, signal.SIGINT)}
+    ours = (signal.SIGINT,) if several else (signal.SIGTERM, signal.SIGINT)
+    before = {s: signal.signal(s, handle) for s in ours}
     try:
         yield hook
     finally:

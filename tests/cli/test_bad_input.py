@@ -63,7 +63,11 @@ CASES = {
     "unknown strategy": (train(*sets("rules=ddp")), "unknown strategy 'ddp'", "dp"),
     "mesh product": (train(*sets('mesh={"data":3}')), "there are 8", "data=8"),
     "mesh axis": (train(*sets('mesh={"modle":8}')), "no mesh axis 'modle'", "model"),
-    "a mode to come": (train(*sets("deterministic_shards=8")), "deterministic_shards must be 0"),
+    "virtual shards": (
+        train(*sets("deterministic_shards=8", "data.batch=60")),
+        "data.batch=60 does not divide over 8 virtual shards",
+        "try 56 or 64",
+    ),
     # The data.
     "missing data": (
         ("train", "exp.py:text", *sets('data.files=("txet.txt",)')),

@@ -1,3 +1,5 @@
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -51,3 +53,34 @@ def test_a_mask_is_not_ignored_beside_a_cache():
 def test_heads_that_do_not_divide_name_the_nearest(heads, near):
     with pytest.raises(InputError, match=f"width=24 .*heads={heads}.*{near}"):
         jax.eval_shape(Attention(heads).init, jax.random.key(0), jnp.ones((1, 2, 24)))
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_heads_in_groups_are_heads_whose_keys_and_values_are_the_same(groups):
+    q, k, v = jax.random.normal(jax.random.key(2), (3, 2, 6, 4, 4))
+    k, v = k[:, :, :groups], v[:, :, :groups]
+    repeated = (jnp.repeat(x, 4 // groups, axis=2) for x in (k, v))
+    expected = jax.nn.dot_product_attention(q, *repeated, is_causal=True)
+    np.testing.assert_allclose(attend(q, k, v, causal=True), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_groups_are_fewer_parameters_and_remembered_as_groups():
+    x = jax.random.normal(jax.random.key(1), (2, 6, 8))
+    layer = Attention(4, causal=True, kv_heads=2)
+    variables = jax.jit(layer.init)(jax.random.key(0), x)
+    assert variables["params"]["k"]["kernel"].value.shape == (8, 4)
+    found = []
+    step = jax.jit(partial(Attention(4, causal=True, kv_heads=2, cache=6).apply, mutable=["cache"]))
+    for t in range(6):
+        y, cache = step(variables, x[:, t : t + 1])
+        variables = {**variables, **cache}
+        found.append(y)
+    assert variables["cache"]["keys"].shape == (2, 6, 2, 2)
+    expected = layer.apply(variables, x)
+    np.testing.assert_allclose(jnp.concatenate(found, 1), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_groups_that_do_not_divide_name_the_nearest():
+    layer = Attention(6, kv_heads=4)
+    with pytest.raises(InputError, match=r"heads=6 .*kv_heads=4.*\[2, 3\]"):
+        jax.eval_shape(layer.init, jax.random.key(0), jnp.ones((1, 2, 24)))

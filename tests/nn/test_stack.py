@@ -141,3 +141,23 @@ def test_layers_are_named_start_apart_and_drop_apart():
 def test_what_cannot_be_stacked_is_refused(stack, says):
     with pytest.raises(InputError, match=says):
         stack.init(KEY, X)
+
+
+def test_layers_run_in_parts_by_their_own_keys():
+    """What a pipeline makes of a Stack: the first layers somewhere, the others elsewhere."""
+    stack = Stack(Part(Layer, rate=0.5), 4)
+    variables, rngs = nn.unbox(jax.jit(stack.init)(KEY, X)), {"dropout": jax.random.key(1)}
+    whole, _ = stack.apply(variables, X, train=True, rngs=rngs, mutable=["batch_stats"])
+    (keys,) = jax.tree.leaves(
+        nn.apply(lambda s: jax.random.split(s.make_rng("dropout"), 4), stack)({}, rngs=rngs)
+    )
+    x = X
+    for part in (slice(0, 3), slice(3, 4)):
+        half, layers = (
+            Stack(stack.block, len(keys[part])),
+            jax.tree.map(lambda p, part=part: p[part], variables),
+        )
+        x, _ = half.apply(
+            layers, x, train=True, keys={"dropout": keys[part]}, mutable=["batch_stats"]
+        )
+    np.testing.assert_allclose(x, whole, rtol=1e-6)

@@ -248,10 +248,10 @@ def test_an_improvement_is_saved_even_between_the_regular_saves(exp, tmp_path):
 
 @pytest.mark.row("C-037")
 def test_a_state_moves_between_eight_devices_and_one(exp, tmp_path):
-    rules = {"batch": "a", "mlp": "b", "embed": "a"}
+    rules = {"mlp": "model", "embed": "data"}
     meshes = {
-        "4x2": (change(exp, {"rules": rules, "mesh": {"a": 4, "b": 2}}), jax.devices()),
-        "8x1": (change(exp, {"rules": rules, "mesh": {"a": 8, "b": 1}}), None),
+        "4x2": (change(exp, {"rules": rules, "mesh": {"data": 4, "model": 2}}), jax.devices()),
+        "8x1": (change(exp, {"rules": rules, "mesh": {"data": 8}}), None),
         "1": (exp, ONE),
     }
     programs = {name: build(e, devices) for name, (e, devices) in meshes.items()}

@@ -68,3 +68,11 @@ def test_factored_leaves_take_the_axes_they_surely_kept(shape, spec, leaf, want)
     mesh = Mesh(jax.devices(), ("data",))
     like = _like(jnp.zeros(leaf), jnp.zeros(shape), NamedSharding(mesh, PartitionSpec(*spec)))
     assert tuple(like.spec) == want
+
+
+def test_zero1_divides_the_optimizer_and_leaves_the_parameters_whole():
+    for rules in ("dp+zero1", "auto+zero1"):
+        state = build(replace(small.base(), rules=rules, mesh={"data": 8})).abstract
+        assert all(x.sharding.is_fully_replicated for x in jax.tree.leaves(state.params))
+        kernel = state.opt["main"][0].mu["hidden"]["kernel"]
+        assert kernel.sharding.shard_shape(kernel.shape) == (64 // 8, 16)

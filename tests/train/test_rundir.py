@@ -119,7 +119,7 @@ def test_after_a_crash_no_step_is_told_twice(lost, exp, whole, tmp_path):
 
 @pytest.mark.row("C-039")
 def test_only_process_0_writes(exp, tmp_path, monkeypatch):
-    monkeypatch.setattr(rundir.jax, "process_index", lambda: 1)
+    monkeypatch.setattr(jax, "process_index", lambda: 1)
     run = rundir.open_run(tmp_path, rundir_passport(exp), "valid/loss", "min")
     before = sorted(tmp_path.rglob("*"))
     run.begin(0)

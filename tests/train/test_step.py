@@ -130,7 +130,7 @@ def test_the_state_is_a_tree_that_survives_jit_with_donation():
 def test_ten_steps_are_traced_once_and_donate_their_state():
     chex.clear_trace_counter()
     step, state = prepare(ema=0.9, optim={"main": AdamW()})
-    jitted = jax.jit(chex.assert_max_traces(step, n=1), donate_argnums=0)
+    jitted = jax.jit(chex.assert_max_traces(step.__call__, n=1), donate_argnums=0)
     for _ in range(10):
         before = jax.tree.leaves(state)
         state, _ = jitted(state, BATCH)

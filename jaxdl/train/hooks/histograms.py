@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import jax
-
+from jaxdl import parallel
 from jaxdl.core import tree
 from jaxdl.core.errors import InputError
 from jaxdl.core.task import Metric
@@ -40,7 +39,7 @@ class HistogramsHook:
         """Writes when it is time."""
         if step % self._config.every == 0:
             chosen = tree.flatten(tree.select(state.params, self._config.params))
-            for path, value in jax.device_get(chosen).items():
+            for path, value in parallel.fetched(chosen).items():
                 self._run.histogram(step, path, value)
 
     def close(self) -> None:

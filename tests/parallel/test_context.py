@@ -1,0 +1,133 @@
+import re
+from functools import cache, partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+
+from jaxdl.core.errors import InputError
+from jaxdl.nn import Attention, attend
+from jaxdl.parallel import context_parallel, make_mesh, scope, unbox
+
+B, T, H, K = 4, 16, 8, 4
+ALL = [
+    (mesh, causal)
+    for mesh in ({"seq": 2, "data": 4}, {"seq": 4, "model": 2}, {"seq": 8})
+    for causal in (True, False)
+]
+CASES = [
+    pytest.param(*c, marks=() if i in (0, 3, 4) else pytest.mark.slow) for i, c in enumerate(ALL)
+]
+
+
+@cache
+def inputs(groups):
+    """Queries, keys, values, and a cotangent of the result."""
+    keys = jax.random.split(jax.random.key(groups), 4)
+    heads = (H, groups, groups, H)
+    return tuple(jax.random.normal(k, (B, T, n, K)) for k, n in zip(keys, heads, strict=True))
+
+
+@jax.jit
+def drop(weights):
+    """Half of the weights, by their places."""
+    return weights * jax.random.bernoulli(jax.random.key(9), 0.5, weights.shape) * 2
+
+
+def with_gradients(fn, *args):
+    def loss(q, k, v):
+        y = fn(q, k, v)
+        return (y * args[3]).sum(), y
+
+    grads, y = jax.grad(loss, (0, 1, 2), has_aux=True)(*args[:3])
+    return y, *grads
+
+
+def compiled(mesh, rules, fn, *args):
+    """`fn` with gradients, of arguments whose positions lie as the strategy says."""
+    mesh = make_mesh(**mesh)
+
+    def scoped(*args):
+        with scope(mesh, rules):
+            return with_gradients(fn, *args)
+
+    lies = NamedSharding(mesh, PartitionSpec("data", "seq", "model"))
+    return jax.jit(scoped, in_shardings=lies, out_shardings=lies).lower(*args).compile()
+
+
+def check(mesh, rules, groups, causal, mask=None, drop=None):
+    args = inputs(groups)
+    at_once = partial(attend, mask=mask, drop=drop, causal=causal)
+    divided = partial(context_parallel, attend, mask=mask, drop=drop, causal=causal)
+    found = compiled(mesh, rules, divided, *args)
+    expected = jax.jit(partial(with_gradients, at_once))(*args)
+    for a, b in zip(found(*jax.device_put(args, found.input_shardings[0])), expected, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+    return found.as_text()
+
+
+def collectives(text):
+    return set(re.findall(r"(all-gather|all-to-all|collective-permute|all-reduce)[-\w]*\(", text))
+
+
+@pytest.mark.parametrize(("mesh", "causal"), CASES, ids=str)
+def test_a_ring_is_attention_and_gathers_nothing(mesh, causal):
+    assert collectives(check(mesh, "dp+tp+cp", 2, causal)) == {"collective-permute"}
+
+
+@pytest.mark.parametrize(("mesh", "causal"), CASES, ids=str)
+def test_heads_for_positions_are_attention_and_gather_nothing(mesh, causal):
+    assert collectives(check(mesh, "dp+tp+ulysses", 2, causal)) == {"all-to-all"}
+
+
+LENGTHS = np.array([16, 9, 1, 0])
+PADDING = np.broadcast_to(np.arange(T) < LENGTHS[:, None, None, None], (B, 1, T, T))
+PER_HEAD = jax.random.bernoulli(jax.random.key(5), 0.4, (1, H, T, T))
+
+
+@pytest.mark.parametrize(
+    ("rules", "causal", "mask"),
+    [
+        ("dp+tp+cp", True, PADDING),
+        ("dp+tp+ulysses", True, PER_HEAD),
+        pytest.param("dp+tp+cp", False, PER_HEAD, marks=pytest.mark.slow),
+        pytest.param("dp+tp+ulysses", False, PADDING, marks=pytest.mark.slow),
+    ],
+    ids=["ring-padding", "all_to_all-heads", "ring-heads", "all_to_all-padding"],
+)
+def test_masks_and_dropout_fall_on_the_same_weights(rules, causal, mask):
+    check({"data": 2, "seq": 2, "model": 2}, rules, 8, causal, mask, drop)
+
+
+@pytest.mark.parametrize("rules", ["dp+cp", "dp+ulysses"])
+def test_the_layer_drops_the_same_weights_as_on_one_device(rules):
+    x = inputs(H)[0][:2, :8].reshape(2, 8, -1)
+    layer = Attention(4, causal=True, dropout=0.5, kv_heads=2)
+    variables = unbox(jax.jit(layer.init)(jax.random.key(0), x))
+
+    def apply(x):
+        return layer.apply(variables, x, train=True, rngs={"dropout": jax.random.key(1)})
+
+    def divided(x):
+        with scope(make_mesh(data=2, seq=4), rules):
+            return apply(x)
+
+    whole = NamedSharding(make_mesh(data=2, seq=4), PartitionSpec())
+    np.testing.assert_allclose(
+        jax.jit(divided, in_shardings=whole)(x), jax.jit(apply)(x), rtol=1e-5, atol=1e-6
+    )
+
+
+@pytest.mark.parametrize(
+    ("rules", "shape", "message"),
+    [
+        ("cp", (1, 24, 8, 4), r"over 8 .* 24 positions .* 16 chunks.*; 32 positions would"),
+        ("ulysses", (1, 16, 6, 4), "each of 8 devices as many of 6 heads.*; 2 devices would"),
+    ],
+)
+def test_what_does_not_divide_is_named(rules, shape, message):
+    q = jnp.ones(shape)
+    with scope(make_mesh(seq=8), rules), pytest.raises(InputError, match=message):
+        context_parallel(attend, q, q, q, causal=True)
