@@ -97,11 +97,11 @@ def hashed(past: jax.Array, tokens: jax.Array, n: int) -> jax.Array:
 
 
 def base() -> Experiment:
-    """A GramGPT of 4 blocks of width 128, 6,000 updates of 16 windows of 128 bytes."""
+    """A GramGPT of 4 blocks of width 128, 6,000 updates of 4 windows of 512 bytes."""
     return Experiment(
-        model=GramGPT(vocab=256, width=128, depth=4, heads=2, seq=128),
+        model=GramGPT(vocab=256, width=128, depth=4, heads=2, seq=512, gram_dropout=0.3),
         task=LanguageModel(),
-        data=Text(files=("shakespeare/*.txt",), seq=128, batch=16, eval_batch=64),
+        data=Text(files=("shakespeare/*.txt",), seq=512, batch=4, eval_batch=16),
         optim=AdamW(
             peak_lr=3e-3, b2=0.99, decay=0.1, clip=1.0, schedule=Cosine(warmup=100, end=0.05)
         ),
@@ -114,6 +114,6 @@ ABLATIONS = {
     "no_grams": {"model.grams": ()},
     "pairs": {"model.grams": (2,)},
     "shallow": {"model.depth": 2},
-    "dropout": {"model.dropout": 0.1},
-    "long": {"model.seq": 256, "data.seq": 256, "data.batch": 8},
+    "no_dropout": {"model.gram_dropout": 0.0},
+    "short": {"model.seq": 128, "data.seq": 128, "data.batch": 16},
 }
