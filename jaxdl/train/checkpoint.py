@@ -54,6 +54,7 @@ class Checkpoints:
         self.last, self.keep_best = last, best
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._pending: tuple[int, Future] | None = None
+        self._shapes: dict[str, list] = {}
         self._values: dict[int, float] = {}  # of the primary metric, as far as it was needed
 
     def steps(self) -> list[int]:
@@ -102,7 +103,8 @@ class Checkpoints:
         draft = self.directory / f"writing-{step:08d}"
         with self._together(step):
             if parallel.is_first():
-                shutil.rmtree(draft, ignore_errors=True)
+                if draft.exists():
+                    shutil.rmtree(draft, ignore_errors=True)
                 draft.mkdir(parents=True)
                 leaves.write(draft / SMALL, small)
         with self._together(step):
@@ -112,10 +114,15 @@ class Checkpoints:
             "step": step,
             "metrics": {k: v for k, v in metrics.items() if k == self.primary},
             "hooks": hooks,
-            "arrays": _shapes(arrays),
+            "arrays": self._described(arrays),
         }
         finish = self._worker.submit(self._finish, step, draft, response, manifest)
         self._pending = step, finish
+
+    def _described(self, arrays: Mapping[str, Any]) -> dict[str, list]:
+        """The shapes of a run's arrays, which no update changes."""
+        self._shapes = self._shapes or _shapes(arrays)
+        return self._shapes
 
     def wait(self) -> None:
         """Returns when nothing is being written.

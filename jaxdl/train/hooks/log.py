@@ -54,7 +54,9 @@ class LogHook:
 
     def __call__(self, step: int, state: Any, metrics: Packed) -> None:
         """Notes the metrics; writes those of the interval before."""
-        self._since.add(step, metrics)
+        since = self._since
+        since.step = step
+        since.states.append(metrics)
         if self._clock is None:  # the first update's time is compilation
             self._clock = step, time.perf_counter()
         if step % self._config.every == 0:
@@ -146,12 +148,8 @@ class _Interval:
     def __init__(self, step: int = 0, layout: Any = None, kept: Sequence[np.ndarray] = ()):
         self.step = step
         self.perf: dict[str, float] = {}
-        self._states: list[Packed] = []
+        self.states: list[Packed] = []
         self._layout, self._kept = layout, list(kept)
-
-    def add(self, step: int, metrics: Packed) -> None:
-        self.step = step
-        self._states.append(metrics)
 
     def merged(self) -> Mapping[str, Metric]:
         rows = self._rows()
@@ -168,9 +166,9 @@ class _Interval:
         return cls(saved["step"], layout, [np.asarray(x) for x in saved["rows"]])
 
     def _rows(self) -> list[np.ndarray]:
-        if self._states:
-            self._layout, rows = self._states[0].layout, stack(self._states)
+        if self.states:
+            self._layout, rows = self.states[0].layout, stack(self.states)
             both = zip(self._kept, rows, strict=True)
             self._kept = [np.concatenate(pair) for pair in both] if self._kept else rows
-            self._states = []
+            self.states = []
         return self._kept
