@@ -22,7 +22,7 @@ $(STAMP): pyproject.toml
 # The reference libraries; torch first, since what depends on it would choose another build.
 $(PARITY): $(STAMP)
 	$(BIN)/uv pip install --quiet --python $(BIN)/python 'torch==2.13.*'
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --editable '.[test,text,parity]'
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --editable '.[test,text,parity,aot]'
 	@touch $@
 
 quickstart: $(STAMP)  ## train a small network on real digits

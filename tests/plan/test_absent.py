@@ -105,3 +105,14 @@ def test_a_deep_model_compiles_to_as_much_as_a_shallow_one():
         _, plan, _ = small.audited(exp, "v5e:2x2")
         sizes[depth] = plan.hlo_bytes
     assert sizes[96] == pytest.approx(sizes[12], rel=0.1)
+
+
+@pytest.mark.tpu_aot
+def test_the_host_takes_the_optimizer_state_off_the_device():
+    def plan(where):
+        exp = replace(EXPERIMENT, mesh={"fsdp": 4}, optimizer_memory=where)
+        return small.audited(exp, "v5e:2x2")[1].memory
+
+    device, host = plan("device"), plan("host")
+    taken = device["arguments"] - host["arguments"]
+    assert taken == pytest.approx(device["optimizer"], rel=1e-2)

@@ -139,3 +139,10 @@ def test_another_batch_than_the_traced_one_is_refused_with_its_shapes(exp):
     batch = {"image": np.zeros((32, 8, 8, 1), np.float32), "label": np.zeros(32, np.int32)}
     with pytest.raises(InputError, match=r"\[32, ?8, ?8, ?1\]"):
         program.step(state, batch)
+
+
+def test_a_cpu_has_no_other_memory_for_the_optimizer(exp, caplog):
+    with caplog.at_level("INFO", logger="jaxdl"):
+        program = build(replace(exp, optimizer_memory="host"), ONE)
+    assert "changes nothing on CPU" in caplog.text
+    assert program.abstract.opt == build(exp, ONE).abstract.opt
