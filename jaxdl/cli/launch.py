@@ -58,6 +58,11 @@ class Processes:
         for name in ("processes", "devices_per_process"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name}={getattr(self, name)} must be at least 1.")
+        if self.devices_per_process > 1 and self.processes == 1:
+            raise InputError(
+                f"devices_per_process={self.devices_per_process} is for rehearsals; add "
+                "--processes 2 or more."
+            )
         placed = self.coordinator or (self.process_id, self.process_count) != (None, None)
         if self.processes > 1 and placed:
             raise InputError("--processes starts all of them here; leave the other options out.")

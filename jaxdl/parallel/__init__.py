@@ -11,9 +11,10 @@ from jaxdl.parallel.placement import Names, axes_of, recorded, spec
 from jaxdl.parallel.processes import decided, fetched, gathered, is_first
 from jaxdl.parallel.rendezvous import Member
 from jaxdl.parallel.rules import constrain, scope, shardings, unbox, unrolls
-from jaxdl.parallel.strategies import STRATEGIES, compose, resolve
+from jaxdl.parallel.strategies import METHODS, STRATEGIES, compose, resolve
 
 __all__ = [
+    "METHODS",
     "STRATEGIES",
     "Layers",
     "Member",

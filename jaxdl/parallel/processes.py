@@ -120,7 +120,7 @@ def gathered(text: str = "") -> list[str]:
 
 
 def decided(fn: Callable[[], Any]) -> Any:
-    """`fn()` (JSON), called by process 0 alone once all have come; its InputError is everyone's."""
+    """`fn()` (JSON), called by process 0 alone once all have come; its error ends everyone."""
     if jax.process_count() == 1:
         return fn()
     gathered()
@@ -128,8 +128,8 @@ def decided(fn: Callable[[], Any]) -> Any:
     if is_first():
         try:
             said = {"value": fn()}
-        except InputError as raised:
-            error, said = raised, {"error": str(raised)}
+        except Exception as raised:  # the others must not wait for ever
+            error, said = raised, {"error": str(raised) or type(raised).__name__}
     said = json.loads(_from_first(json.dumps(said).encode()))
     if "error" in said:
         raise error or InputError(said["error"])

@@ -47,7 +47,13 @@ class Ring:
         rows = [deal(x, 1) for x in (grouped, k, v)]
         y = _attention(self, *rows, *(x if x is None else deal(x, 3) for x in weights))
         y = collect(y, 1).reshape(q.shape)
-        return y if mask is None else jnp.where(mask.any(-1).swapaxes(1, 2)[..., None], y, 0)
+        if mask is None:
+            return y
+        if self.causal:
+            first = self._me() * q.shape[1]
+            rows = first + jnp.arange(q.shape[1])[:, None]
+            mask &= (jnp.arange(mask.shape[3])[None] <= rows)[None, None]
+        return jnp.where(mask.any(-1).swapaxes(1, 2)[..., None], y, 0)
 
     def around(self, visit: Callable, state: Any, k: Array, v: Array) -> Any:
         """Folds `state = visit(state, i, k, v)` over the blocks of the i-th device before this."""

@@ -12,8 +12,9 @@ import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxdl import parallel
-from jaxdl.core.errors import InputError
+from jaxdl.core.errors import InputError, suggest
 from jaxdl.core.experiment import Experiment
+from jaxdl.core.precision import policy
 from jaxdl.core.task import Batch
 from jaxdl.train import layout
 from jaxdl.train.deterministic import Deterministic, check_deterministic
@@ -34,8 +35,8 @@ def build(exp: Experiment, devices: Sequence[jax.Device] | None = None) -> Progr
         InputError: the parts of the experiment do not fit each other or the devices.
     """
     mesh = parallel.make_mesh(devices, **exp.mesh)
-    check_deterministic(exp, mesh)
     rules = parallel.resolve(exp.rules)
+    _check_mesh(exp, mesh, rules)
     batch, eval_batch, sizes = layout.batches(exp, mesh, rules)
     on_cpu = mesh.devices.flat[0].platform == "cpu"
     with _fitting(batch):
@@ -44,8 +45,8 @@ def build(exp: Experiment, devices: Sequence[jax.Device] | None = None) -> Progr
         abstract = jax.eval_shape(fns.create)
     with parallel.recorded() as used:
         state = layout.state_shardings(abstract, boxed, fns.players, mesh, rules)
-    step, state = _at_rest(exp, _packing(fns.step), state, on_cpu)
     everywhere = NamedSharding(mesh, PartitionSpec())
+    step, state = _at_rest(exp, _packing(fns.step), state, on_cpu)
 
     def jit(fn: Callable, **kwargs: Any) -> Any:
         return jax.jit(_traced_once(fn, mesh, rules), **kwargs)
@@ -148,6 +149,27 @@ def _check(program: Program, sizes: Mapping[str, int]) -> None:
         program.evaluate.eval_shape(program.abstract, program.eval_batch, 0)
     with _fitting(program.batch):
         program.step.eval_shape(program.abstract, program.batch)
+
+
+def _check_mesh(exp: Experiment, mesh: Mesh, rules: Mapping[str, Any]) -> None:
+    check_deterministic(exp, mesh)
+    for name, rule in rules.items():
+        for axis in parallel.axes_of(rule) if name not in parallel.METHODS else ():
+            if axis not in mesh.shape:
+                raise InputError(
+                    f"the rules put {name!r} on mesh axis {axis!r}, which is not there; "
+                    f"{suggest(axis, mesh.shape)}."
+                )
+    if exp.local_rate and mesh.shape["pipe"] > 1:
+        raise InputError(
+            f"local_rate={exp.local_rate} takes micro-batches one after the other, and a pipeline "
+            "at the same time; set mesh.pipe=1 or local_rate=0."
+        )
+    if exp.local_rate and policy(exp.precision).scaled:
+        raise InputError(
+            f"local_rate={exp.local_rate} would step along the scaled gradients of "
+            f"precision={exp.precision!r}; use 'bf16' or 'f32'."
+        )
 
 
 def _check_axes(mesh: Mesh, used: set[str]) -> None:

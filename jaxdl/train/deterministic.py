@@ -66,6 +66,11 @@ def check_deterministic(exp: Experiment, mesh: Mesh) -> None:
                 "the model would be taken over devices, in an order that depends on the mesh; "
                 f"use mesh.data={mesh.size} or mesh.fsdp={mesh.size}, or deterministic_shards=0."
             )
+    if exp.optimizer_memory == "host":
+        raise InputError(
+            f"deterministic_shards={shards} has the whole state on every device in each step; set "
+            "optimizer_memory=device."
+        )
     if exp.collectives == "explicit":
         raise InputError(
             f"deterministic_shards={shards} adds in an order of its own, which no collective does; "

@@ -63,26 +63,27 @@ def local_steps(grad: GradFn, parts: int, rate: float) -> GradFn:
     """`grad` over `parts` micro-batches, each at the parameters that a step of SGD at `rate` down
     the one before left (local SGD, where every device does so with rows of its own).
 
-    The gradient is `(start - end) / rate`, times the weight of the examples: added over devices and
-    divided by their weight, a step of `rate` down it leads to the average of where they ended, and
-    another optimizer takes it for the direction (Stich 2018, arXiv:1805.09767; Douillard et al.
-    2023, arXiv:2311.08105). One micro-batch gives the plain gradient. Updates that wait for nobody
-    could not be repeated, and are not offered.
+    The gradient is the sum of theirs, `(start - end) / rate`, times the weight of the examples:
+    added over devices and divided by their weight, a step of `rate` down it leads to the average of
+    where they ended, and another optimizer takes it for the direction (Stich 2018,
+    arXiv:1805.09767; Douillard et al. 2023, arXiv:2311.08105). One micro-batch gives the plain
+    gradient. Updates that wait for nobody could not be repeated, and are not offered.
     """
 
     def wandered(player, params, model_state, batch, key):
-        start = mine = tree.select(params, player.params)
-        done = None
+        start = tree.select(params, player.params)
+        moved, done = jax.tree.map(jnp.zeros_like, start), None
         for i in range(parts):
             given = micro_batch(batch, key, i, parts)
-            here = tree.merge(params, mine)
+            here = jax.tree.map(lambda p, m: p - rate * m, start, moved)
+            here = tree.merge(params, here)
             grads, sums, (model_state, metrics) = grad(player, here, model_state, *given)
             weight = jnp.maximum(sums.weight, 1e-12)  # masked rows alone move nothing
-            mine = jax.tree.map(lambda p, g, w=weight: p - rate * g / w, mine, grads)
+            moved = jax.tree.map(lambda m, g, w=weight: m + g / w, moved, grads)
             found = ({}, sums, metrics)
             done = found if done is None else add(done, found)
         _, sums, metrics = done
-        moved = jax.tree.map(lambda a, b: (a - b) / rate * sums.weight, start, mine)
+        moved = jax.tree.map(lambda m: m * sums.weight, moved)
         return moved, sums, (model_state, metrics)
 
     return wandered

@@ -82,8 +82,9 @@ def test_heads_for_positions_are_attention_and_gather_nothing(mesh, causal):
     assert collectives(check(mesh, "dp+tp+ulysses", 2, causal)) == {"all-to-all"}
 
 
-LENGTHS = np.array([16, 9, 1, 0])
-PADDING = np.broadcast_to(np.arange(T) < LENGTHS[:, None, None, None], (B, 1, T, T))
+KEYS = np.arange(T)
+VISIBLE = np.stack([KEYS < 16, KEYS < 9, KEYS >= 3, KEYS < 0])  # padded behind, and before
+PADDING = np.broadcast_to(VISIBLE[:, None, None], (B, 1, T, T))
 PER_HEAD = jax.random.bernoulli(jax.random.key(5), 0.4, (1, H, T, T))
 
 

@@ -13,7 +13,7 @@ from jaxdl.data import MNIST
 from jaxdl.models.mlp import MLP
 from jaxdl.optim import SGD, Constant
 from jaxdl.tasks import Classification
-from jaxdl.train import fit
+from jaxdl.train import build, fit
 
 laws = load_file(__file__.replace("test_local", "laws"))
 PLAIN = SGD(peak_lr=0.1, momentum=0.0, schedule=Constant())
@@ -70,3 +70,12 @@ def test_four_local_steps_read_mnist(tmp_path, monkeypatch, fetched):
         steps=3 * 55_000 // 256,
     )
     assert fit(exp, tmp_path).result.metrics["test"]["accuracy"] >= 0.94
+
+
+@pytest.mark.parametrize(
+    ("edits", "says"),
+    [({"mesh": {"pipe": 2, "data": 4}}, "mesh.pipe=1"), ({"precision": "f16"}, "'bf16' or 'f32'")],
+)
+def test_it_refuses_what_it_cannot_do(edits, says):
+    with pytest.raises(InputError, match=says):
+        build(replace(BASE, local_rate=0.1, **edits))
