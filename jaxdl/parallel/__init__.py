@@ -7,7 +7,7 @@ from jaxdl.parallel.per_shard import per_shard
 from jaxdl.parallel.pipeline import pipelined
 from jaxdl.parallel.pipeline_cut import Layers, staged
 from jaxdl.parallel.pipeline_schedule import bubble, peak
-from jaxdl.parallel.placement import Names, axes_of, recorded, spec
+from jaxdl.parallel.placement import Names, axes_of, dividing, recorded, spec
 from jaxdl.parallel.processes import decided, fetched, gathered, is_first
 from jaxdl.parallel.rendezvous import Member
 from jaxdl.parallel.rules import constrain, scope, shardings, unbox, unrolls
@@ -27,6 +27,7 @@ __all__ = [
     "constrain",
     "context_parallel",
     "decided",
+    "dividing",
     "fetched",
     "gathered",
     "is_first",

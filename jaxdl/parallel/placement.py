@@ -36,6 +36,11 @@ def axes_of(rule: str | tuple[str, ...] | None) -> tuple[str, ...]:
     return (rule,) if isinstance(rule, str) else tuple(rule or ())
 
 
+def dividing(rule: str | tuple[str, ...] | None, mesh: Mesh | AbstractMesh) -> tuple[str, ...]:
+    """Those of the axes that a rule names along which there is more than one device."""
+    return tuple(axis for axis in axes_of(rule) if mesh.shape[axis] > 1)
+
+
 def spec(
     names: Names, shape: Sequence[int] | None, mesh: Mesh | AbstractMesh, rules: Rules, what: str
 ) -> PartitionSpec:
@@ -92,7 +97,7 @@ def _check_sizes(names: Names, shape, split, mesh: Mesh | AbstractMesh, what: st
     for dim, (name, size, axes) in enumerate(zip(names, shape, split, strict=True)):
         parts = math.prod(mesh.shape[axis] for axis in axes)
         if size % parts:
-            over = " x ".join(axis for axis in axes if mesh.shape[axis] > 1)
+            over = " x ".join(dividing(axes, mesh))
             raise InputError(
                 f"{what}: dimension {dim} ({name!r}) of size {size} does not divide into {parts} "
                 f"parts (mesh axis {over}); {math.gcd(size, parts)} parts or size "

@@ -100,11 +100,8 @@ def _is_boxed(leaf: Any) -> bool:
 
 def _spec(leaf: Any) -> tuple[Axes, ...]:
     """The axes, of more than one device, that divide each dimension."""
-    sizes = leaf.sharding.mesh.shape
     entries = (*leaf.sharding.spec, *(None,) * (leaf.ndim - len(leaf.sharding.spec)))
-    return tuple(
-        tuple(axis for axis in parallel.axes_of(entry) if sizes[axis] > 1) for entry in entries
-    )
+    return tuple(parallel.dividing(entry, leaf.sharding.mesh) for entry in entries)
 
 
 def _whole(program: Program, large: float) -> dict[str, int]:

@@ -11,7 +11,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxdl import data, parallel
 from jaxdl.core import tree
-from jaxdl.core.errors import InputError, suggest
+from jaxdl.core.errors import InputError
 from jaxdl.core.experiment import Experiment
 from jaxdl.core.task import Batch, Player
 from jaxdl.train.state import State
@@ -63,10 +63,9 @@ def batches(exp: Experiment, mesh: Mesh, rules: Mapping) -> tuple[Batch, Batch, 
     """Abstract training and evaluation batches with their shardings, and the `sizes` of the data.
 
     Raises:
-        InputError: a split is missing, empty or unlike the others, a batch does not divide, or
-        devices of the mesh would all do the same.
+        InputError: a split is missing, empty or unlike the others, or a batch does not divide.
     """
-    axes = _batch_axes(mesh, rules)
+    axes = parallel.axes_of(rules["batch"])
     parts = math.prod(mesh.shape[name] for name in axes)
     sharding = NamedSharding(mesh, PartitionSpec(axes or None))
     sources = {split: getattr(exp.data, split)() for split in ("train", "valid", "test")}
@@ -98,18 +97,6 @@ def evaluation_transform(config: Any, split: str) -> Any:
     return config.transform("valid" if split == "train" else split)
 
 
-def _batch_axes(mesh: Mesh, rules: Mapping) -> tuple[str, ...]:
-    """Mesh axes that split the batch."""
-    axes = parallel.axes_of(rules["batch"])
-    for name in axes:
-        if name not in mesh.shape:
-            raise InputError(
-                f"the rules put the batch on mesh axis {name!r}, which is not there; "
-                f"{suggest(name, mesh.shape)}."
-            )
-    return axes
-
-
 def _divides(name: str, size: int, parts: int, times: int) -> None:
     unit = parts * times
     if size < 1 or size % unit:
@@ -126,20 +113,16 @@ def _divided(leaf: Any, sharding: NamedSharding, rule: Any) -> NamedSharding:
     Vectors stay as they are: they are small, and would draw the activations along.
     """
     mesh = sharding.mesh
-    spec = [_longer_than_one(axes, mesh) for axes in sharding.spec]
+    spec = [parallel.dividing(axes, mesh) for axes in sharding.spec]
     spec += [()] * (leaf.ndim - len(spec))
     used = {axis for axes in spec for axis in axes}
-    more = tuple(axis for axis in _longer_than_one(rule, mesh) if axis not in used)
+    more = tuple(axis for axis in parallel.dividing(rule, mesh) if axis not in used)
     parts = math.prod(mesh.shape[axis] for axis in more)
     for dim, size in enumerate(leaf.shape):
         if more and leaf.ndim > 1 and not spec[dim] and size % parts == 0:
             spec[dim] = more
             return NamedSharding(mesh, PartitionSpec(*(axes or None for axes in spec)))
     return sharding
-
-
-def _longer_than_one(rule: Any, mesh: Mesh) -> tuple[str, ...]:
-    return tuple(axis for axis in parallel.axes_of(rule) if mesh.shape[axis] > 1)
 
 
 def _like(leaf: Any, shape: Any, sharding: NamedSharding) -> NamedSharding:
