@@ -76,12 +76,19 @@ def told(mesh):
     return " ".join(f"{name}={size}" for name, size in mesh.items())
 
 
-def updated(exp, steps, devices=None):
-    """Parameters after so many updates, the loss of each, and the metrics of the held-out rows."""
+def trained(exp, steps, devices=None):
+    """The program, its state after so many updates, and the metrics of each."""
     program = build(exp, devices)
-    state, get, losses = program.init(), training_batches(program), []
+    state, get, told = program.init(), training_batches(program), []
     for n in range(steps):
         state, metrics = program.step(state, get(n))
         program.settle(state)
-        losses.append(compute(metrics)["loss"])
+        told.append(compute(metrics))
+    return program, state, told
+
+
+def updated(exp, steps, devices=None):
+    """Parameters after so many updates, the loss of each, and the metrics of the held-out rows."""
+    program, state, told = trained(exp, steps, devices)
+    losses = [metrics["loss"] for metrics in told]
     return jax.device_get(state.params), losses, evaluate(program, state, "valid")

@@ -12,17 +12,19 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxdl.core import Experiment
 from jaxdl.core.errors import InputError
+from jaxdl.core.loading import load_file
 from jaxdl.core.part import Part
 from jaxdl.data import ArraySource, Splits
-from jaxdl.metrics import compute
 from jaxdl.models.gpt import GPT
 from jaxdl.nn import Stack, batch_norm, constrain, dense, dropout, embed, layer_norm
 from jaxdl.optim import SAM, AdamW, Constant
 from jaxdl.parallel import bubble, make_mesh, peak, pipelined, scope, shardings, unbox
 from jaxdl.parallel.pipeline_schedule import Schedule
 from jaxdl.tasks import LanguageModel
-from jaxdl.train import build, training_batches
+from jaxdl.train import build
 from jaxdl.train.grad import accumulate, gradient
+
+laws = load_file(__file__.replace("test_pipeline", "laws"))
 
 KINDS = ("gpipe", "1f1b", "interleaved")
 KEY = jax.random.key(3)
@@ -201,12 +203,7 @@ BASE = Experiment(
 
 
 def trained(exp, steps, devices=None):
-    program = build(exp, devices)
-    state, get, told = program.init(), training_batches(program), []
-    for n in range(steps):
-        state, metrics = program.step(state, get(n))
-        program.settle(state)
-        told.append(compute(metrics))
+    _, state, told = laws.trained(exp, steps, devices)
     return jax.device_get(state.params), told
 
 
