@@ -100,13 +100,13 @@ def hashed(past: jax.Array, tokens: jax.Array, n: int) -> jax.Array:
 def base() -> Experiment:
     """A GramGPT of 4 blocks of width 128, 6,000 updates of 8 windows of 256 bytes."""
     return Experiment(
-        model=GramGPT(vocab=256, width=128, depth=4, heads=2, seq=256, gram_dropout=0.3),
+        model=GramGPT(vocab=256, width=128, depth=4, heads=2, seq=256, gram_dropout=0.4),
         task=LanguageModel(),
         data=Text(files=("shakespeare/*.txt",), seq=256, batch=8, eval_batch=32),
         optim=AdamW(
             peak_lr=3e-3, b2=0.99, decay=0.1, clip=1.0, schedule=Cosine(warmup=100, end=0.05)
         ),
-        steps=6000,
+        steps=9000,
         hooks=(Log(every=50), Evaluate(every=1000), Save(every=1000)),
     )
 

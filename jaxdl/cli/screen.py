@@ -10,7 +10,6 @@ import rich
 import tyro
 from rich.table import Table
 
-from jaxdl.core import rng
 from jaxdl.core.records import Result, finite
 from jaxdl.nn import table as model_table
 from jaxdl.train import Program
@@ -31,7 +30,7 @@ def print_model(program: Program) -> None:
     exp = program.experiment
 
     def evaluate(state, batch):
-        return exp.task.evaluate(exp.model, state.params, state.model, batch, rng.wrap(state.key))
+        return exp.task.evaluate(exp.model, state.params, state.model, batch, state.key)
 
     counted = model_table(evaluate, program.abstract, program.eval_batch)
     examples = next(iter(program.eval_batch.values())).shape[0]

@@ -10,6 +10,7 @@ checkpoints/     one folder per saved step
 
 from __future__ import annotations
 
+import base64
 import json
 import math
 import os
@@ -17,6 +18,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from jaxdl.core.errors import InputError
 
@@ -137,6 +140,18 @@ def read_records(directory: Path) -> Iterator[Record]:
                 return
             record = json.loads(line)
             yield Record(**record | {"values": _numbers(record["values"])})
+
+
+def as_text(array: np.ndarray) -> dict[str, Any]:
+    """An array for JSON, bit for bit and much quicker than its numbers one by one."""
+    data = base64.b64encode(array.tobytes()).decode()
+    return {"dtype": array.dtype.str, "shape": list(array.shape), "data": data}
+
+
+def from_text(text: Mapping[str, Any]) -> np.ndarray:
+    """The array of `as_text`."""
+    data = base64.b64decode(text["data"])
+    return np.frombuffer(data, text["dtype"]).reshape(text["shape"])
 
 
 def finite(value: Any) -> Any:

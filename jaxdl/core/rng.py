@@ -5,6 +5,7 @@ from __future__ import annotations
 import zlib
 
 import jax
+import jax.numpy as jnp
 from jax import Array
 
 
@@ -14,13 +15,13 @@ def root(seed: int) -> Array:
 
 
 def words(key: Array) -> Array:
-    """A key as plain integers, uint32 [2]: what a compiled step takes and gives at less cost."""
-    return jax.random.key_data(key)
+    """A key as plain integers, int32 [2]: what a compiled step takes and gives at less cost."""
+    return jax.lax.bitcast_convert_type(jax.random.key_data(key), jnp.int32)
 
 
 def wrap(words: Array) -> Array:
     """The key of these words."""
-    return jax.random.wrap_key_data(words)
+    return jax.random.wrap_key_data(jax.lax.bitcast_convert_type(words, jnp.uint32))
 
 
 def fold(key: Array, *purposes: str | int | Array) -> Array:

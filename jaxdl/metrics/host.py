@@ -43,7 +43,7 @@ def compute(merged: Mapping[str, Metric]) -> dict[str, float]:
 
     The count of a state is its `weight`, or `count` as in `clu.metrics`; one with neither is told.
     """
-    return {name: float(m.compute()) for name, m in merged.items() if np.any(_counted(m))}
+    return {name: float(m.compute()) for name, m in merged.items() if np.count_nonzero(_counted(m))}
 
 
 def _counted(metric: Metric) -> Any:

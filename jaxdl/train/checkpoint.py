@@ -97,7 +97,7 @@ class Checkpoints:
         self.wait()
         arrays = _parts(state)
         small, large = leaves.split(arrays)
-        if next(iter(state.step.devices())).platform == "cpu":
+        if next(iter(state.counters.devices())).platform == "cpu":
             # On CPU Orbax holds the buffers themselves, and the next step could not be donated to.
             large = _copied(large)
         draft = self.directory / f"writing-{step:08d}"

@@ -98,7 +98,7 @@ class Deterministic:
     def __init__(self, step: Step, abstract: State, batch: Batch, shards: int, cut: Callable):
         """`abstract` and `batch` are shapes with shardings; `cut` jits the program that cuts."""
         self._step, self._shards, self._abstract = step, shards, abstract
-        self._mesh = mesh = abstract.step.sharding.mesh
+        self._mesh = mesh = abstract.counters.sharding.mesh
         everywhere = NamedSharding(mesh, P())
         layout = jax.tree.map(lambda x: x.sharding, abstract)
         self._whole = jax.jit(_vectors, out_shardings=everywhere)

@@ -64,7 +64,7 @@ def functions(exp: Experiment, batch: Batch, *, on_cpu: bool) -> Functions:
     def inferring(fn, rank_promotion):
         def infer(state, batch, index):
             params = precision.cast(state.params if state.ema is None else state.ema)
-            key = rng.fold(rng.wrap(state.key), "eval", index)
+            key = rng.fold(state.key, "eval", index)
             with jax.numpy_rank_promotion(rank_promotion):
                 return fn(exp.model, params, state.model, batch, key)
 

@@ -15,8 +15,8 @@ from jaxdl.core import tree
 from jaxdl.core.task import Metric
 from jaxdl.metrics import widen
 
-STACKED = 256
-"""Most updates that are put together at once: compilation takes longer than in proportion."""
+TOGETHER = 16
+"""Updates that are put together at once: arrays that nobody holds any more are used again."""
 
 
 @dataclass(frozen=True)
@@ -87,29 +87,52 @@ def pack(metrics: Mapping[str, Metric]) -> Packed:
     return Packed([*map(jnp.stack, scalars), *whole], Layout(structure, tuple(places)))
 
 
-def stack(states: Sequence[Packed]) -> list[np.ndarray]:
-    """The arrays of many updates on the host in 64 bits, each with a leading dimension of them."""
-    updates = [packed.arrays for packed in states]
-    some = [updates[i : i + STACKED] for i in range(0, len(updates), STACKED)]
-    stacked = [_stacked(_filled(part)) for part in some]
-    rows = ([np.asarray(x)[: len(p)] for x in s] for p, s in zip(some, stacked, strict=True))
-    return [widen(np.concatenate(column)) for column in zip(*rows, strict=True)]
+class Rows:
+    """Metrics of consecutive updates, left on the device until somebody asks for them."""
 
+    def __init__(self, layout: Layout | None = None, arrays: Sequence[np.ndarray] = ()):
+        """Begins with what `arrays` gave earlier, if anything."""
+        self.layout, self._arrays = layout, list(arrays)
+        self._fresh: list[Packed] = []
+        self._stacked: list[tuple[int, list[jax.Array]]] = []
 
-def _filled(updates: list) -> list:
-    """With the last repeated up to a power of two: few lengths, so few compilations."""
-    return updates + updates[-1:] * ((1 << (len(updates) - 1).bit_length()) - len(updates))
+    def add(self, metrics: Packed) -> None:
+        """Those of one more update."""
+        self.layout = metrics.layout
+        self._fresh.append(metrics)
+        if len(self._fresh) == TOGETHER:
+            self._stack()
+
+    def arrays(self) -> list[np.ndarray]:
+        """The packed arrays on the host in 64 bits, each with a leading dimension of updates;
+        none before the first. Waits for the device."""
+        if self._fresh:
+            self._stack()
+        parts = [[np.asarray(x)[:count] for x in found] for count, found in self._stacked]
+        if parts:
+            parts = [self._arrays, *parts] if self._arrays else parts
+            self._arrays = [widen(np.concatenate(column)) for column in zip(*parts, strict=True)]
+            self._stacked = []
+        return self._arrays
+
+    def states(self) -> dict[str, Metric]:
+        """States by name whose leaves have that leading dimension."""
+        arrays = self.arrays()
+        return unpack(arrays, self.layout, lambda x, i: x[:, i]) if arrays else {}
+
+    def _stack(self) -> None:
+        """On the device, since one transfer costs less than many; few lengths, so few
+        compilations."""
+        count = len(self._fresh)
+        missing = (1 << (count - 1).bit_length()) - count
+        filled = [x.arrays for x in self._fresh + self._fresh[-1:] * missing]
+        self._stacked.append((count, _stacked(filled)))
+        self._fresh = []
 
 
 @jax.jit
 def _stacked(updates: Sequence[Sequence[jax.Array]]) -> list[jax.Array]:
-    """On the device, since one transfer costs less than many."""
     return [jnp.stack(column) for column in zip(*updates, strict=True)]
-
-
-def unstack(arrays: Sequence[np.ndarray], layout: Layout) -> dict[str, Metric]:
-    """Metric states whose leaves have the leading dimension of `stack`."""
-    return unpack(arrays, layout, lambda x, i: x[:, i])
 
 
 def unpack(arrays: Sequence[Any], layout: Layout, take: Any) -> dict[str, Metric]:

@@ -28,13 +28,14 @@ log = logging.getLogger("jaxdl")
 class Signals:
     """A hook that ends the run once a signal has come: exit code 75 for SIGTERM, 130 for Ctrl-C."""
 
-    def __init__(self):
+    def __init__(self, several: bool):
         self.received: int | None = None
+        self._several = several  # whether other processes may have got the signal
         self._calls = 0
 
     def __call__(self, step: int, state: Any, metrics: Mapping[str, Metric]) -> None:
         """Stops the run when asked to."""
-        received = self.received if jax.process_count() == 1 else self._received_by_any()
+        received = self._received_by_any() if self._several else self.received
         if received == signal.SIGTERM:
             raise Stop(f"SIGTERM after update {step}", status="preempted", code=75)
         if received == signal.SIGINT:
@@ -55,7 +56,8 @@ class Signals:
 @contextmanager
 def signals() -> Iterator[Signals]:
     """A `Signals` hook whose handlers are in place inside the block (in the main thread only)."""
-    hook, several = Signals(), jax.process_count() > 1
+    several = jax.process_count() > 1
+    hook = Signals(several)
 
     def handle(number, frame):
         hook.received = number

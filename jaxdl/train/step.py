@@ -76,7 +76,7 @@ class Step:
 
     def key(self, state: State, player: Player) -> Key:
         """What a player draws from in this update."""
-        return rng.fold(rng.wrap(state.key), state.step, player.name)
+        return rng.fold(state.key, state.step, player.name)
 
     def update(
         self,
@@ -118,11 +118,9 @@ class Step:
             metrics["loss_scale"] = Last.of(state.scale.value)
         metrics["skipped"] = Mean(total=1.0 - finite.astype(jnp.float32), weight=jnp.float32(1))
         state = state.replace(
-            step=state.step + 1,
-            cursor=state.cursor + 1,
+            counters=state.counted(finite),
             ema=ema_update(state.ema, state.params, self.ema) if self.ema else None,
             scale=state.scale.after(finite) if state.scale else None,
-            skipped=state.skipped + (1 - finite.astype(jnp.int32)),
         )
         return state, metrics
 

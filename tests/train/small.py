@@ -152,7 +152,7 @@ def told(directory: Path) -> list[tuple[int, str, dict[str, float]]]:
 
 def leaves(state: Any) -> dict[str, bytes]:
     """Every leaf of a state as bytes."""
-    paths = jax.tree_util.tree_leaves_with_path(state.replace(key=jax.random.key_data(state.key)))
+    paths = jax.tree_util.tree_leaves_with_path(state)
     return {jax.tree_util.keystr(path): np.asarray(leaf).tobytes() for path, leaf in paths}
 
 

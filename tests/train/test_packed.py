@@ -5,9 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxdl.core.records import as_text, from_text
 from jaxdl.metrics import Accuracy, Frechet, Last, Mean, compute, merge, reduce
 from jaxdl.train import packed as packed_module
-from jaxdl.train.packed import pack, stack, unstack
+from jaxdl.train.packed import Rows, pack
 
 
 def metrics(i):
@@ -35,12 +36,17 @@ def test_abstract_metrics_have_shapes():
     assert abstract["frechet"].second.shape == (2, 2, 2)
 
 
-@pytest.mark.parametrize("stacked", [256, 3])
-def test_many_updates_reduce_to_what_merging_one_by_one_gives(stacked, monkeypatch):
-    monkeypatch.setattr(packed_module, "STACKED", stacked)
-    updates = [metrics(i) for i in range(1, 8)]
-    packed = [pack(m) for m in updates]
-    rows = unstack(stack(packed), packed[0].layout)
-    assert rows["loss"].total.shape == (7,) and rows["loss"].total.dtype == np.float64
-    found = compute({name: reduce(state) for name, state in rows.items()})
+@pytest.mark.parametrize("together", [16, 3])
+@pytest.mark.parametrize("asked", [(), (2, 5)])
+def test_many_updates_reduce_to_what_merging_one_by_one_gives(together, asked, monkeypatch):
+    monkeypatch.setattr(packed_module, "TOGETHER", together)
+    updates, rows = [metrics(i) for i in range(1, 8)], Rows()
+    assert rows.arrays() == [] and rows.states() == {}
+    for i, update in enumerate(updates):
+        if i in asked:
+            assert len(rows.arrays()[0]) == i
+        rows.add(pack(update))
+    states = Rows(rows.layout, [from_text(as_text(x)) for x in rows.arrays()]).states()
+    assert states["loss"].total.shape == (7,) and states["loss"].total.dtype == np.float64
+    found = compute({name: reduce(state) for name, state in states.items()})
     assert found == compute(merge(updates))

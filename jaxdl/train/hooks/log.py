@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-import numpy as np
-
 from jaxdl.core.errors import InputError
 from jaxdl.core.hook import Stop
+from jaxdl.core.records import as_text, from_text
 from jaxdl.core.task import Metric
 from jaxdl.metrics import compute, reduce
-from jaxdl.train.packed import Layout, Packed, stack, unstack
+from jaxdl.train.packed import Layout, Packed, Rows
 
 log = logging.getLogger("jaxdl")
 
@@ -54,9 +53,7 @@ class LogHook:
 
     def __call__(self, step: int, state: Any, metrics: Packed) -> None:
         """Notes the metrics; writes those of the interval before."""
-        since = self._since
-        since.step = step
-        since.states.append(metrics)
+        self._since.add(step, metrics)
         if self._clock is None:  # the first update's time is compilation
             self._clock = step, time.perf_counter()
         if step % self._config.every == 0:
@@ -143,32 +140,23 @@ class LogHook:
 
 
 class _Interval:
-    """Metric states of consecutive updates, left on the device until somebody waits for them."""
+    """The metrics of consecutive updates."""
 
-    def __init__(self, step: int = 0, layout: Any = None, kept: Sequence[np.ndarray] = ()):
-        self.step = step
+    def __init__(self, step: int = 0, rows: Rows | None = None):
+        self.step, self.rows = step, rows or Rows()
         self.perf: dict[str, float] = {}
-        self.states: list[Packed] = []
-        self._layout, self._kept = layout, list(kept)
+
+    def add(self, step: int, metrics: Packed) -> None:
+        self.step = step
+        self.rows.add(metrics)
 
     def merged(self) -> Mapping[str, Metric]:
-        rows = self._rows()
-        if not rows:
-            return {}
-        return {name: reduce(many) for name, many in unstack(rows, self._layout).items()}
+        return {name: reduce(many) for name, many in self.rows.states().items()}
 
     def snapshot(self) -> dict[str, Any]:
         """Every update's states: sums of sums would round differently from those of one sitting."""
-        return {"step": self.step, "rows": [x.tolist() for x in self._rows()]}
+        return {"step": self.step, "rows": [as_text(x) for x in self.rows.arrays()]}
 
     @classmethod
-    def of(cls, saved: Mapping[str, Any], layout: Any) -> _Interval:
-        return cls(saved["step"], layout, [np.asarray(x) for x in saved["rows"]])
-
-    def _rows(self) -> list[np.ndarray]:
-        if self.states:
-            self._layout, rows = self.states[0].layout, stack(self.states)
-            both = zip(self._kept, rows, strict=True)
-            self._kept = [np.concatenate(pair) for pair in both] if self._kept else rows
-            self.states = []
-        return self._kept
+    def of(cls, saved: Mapping[str, Any], layout: Layout) -> _Interval:
+        return cls(saved["step"], Rows(layout, [from_text(x) for x in saved["rows"]]))
