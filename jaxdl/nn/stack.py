@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -87,7 +88,7 @@ class Stack(nn.Module):
 
         def apply(params, x, keys):
             depth = jax.tree.leaves(params)[0].shape[0]
-            part = Stack(self.block, depth, self.remat, self.segment)
+            part = Stack(self.block, depth, self.remat, math.gcd(self.segment, depth))
             x, sown = part.apply({"params": params}, x, train=train, keys=keys, mutable=["losses"])
             if sown:
                 raise InputError(

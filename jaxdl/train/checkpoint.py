@@ -39,6 +39,7 @@ from jaxdl.train.state import State
 log = logging.getLogger("jaxdl")
 MANIFEST = "manifest.json"
 SMALL = "small.safetensors"
+REPLACED = "replaced-"
 DAMAGE = (OSError, ValueError, KeyError, TypeError, AttributeError)
 """What reading a damaged manifest may raise."""
 
@@ -156,6 +157,8 @@ class Checkpoints:
         Raises:
             InputError: every step is damaged, or they are of another model.
         """
+        if repair:
+            parallel.decided(self._put_back)
         step, damaged = parallel.decided(self._newest_intact)
         state = None if step is None else self.load(step, abstract)
         if repair:
@@ -231,14 +234,29 @@ class Checkpoints:
             files = sorted(p for p in draft.rglob("*") if p.is_file())
             manifest["files"] = {p.relative_to(draft).as_posix(): _sha256(p) for p in files}
             (draft / MANIFEST).write_text(signed(manifest))
-            if self._path(step).exists():
-                shutil.rmtree(self._path(step), ignore_errors=True)
-            draft.rename(self._path(step))
+            self._put_in_place(draft, self._path(step))
         except Exception as error:
             shutil.rmtree(draft, ignore_errors=True)
             raise self._failed(step, error) from error
         self._values[step] = manifest["metrics"].get(self.primary, math.nan)
         self._prune()
+
+    def _put_in_place(self, draft: Path, target: Path) -> None:
+        """A step of that number stays, under another name, until the new one is there."""
+        old = target.with_name(f"{REPLACED}{target.name}")
+        if target.exists():
+            target.rename(old)
+        draft.rename(target)
+        shutil.rmtree(old, ignore_errors=True)
+
+    def _put_back(self) -> None:
+        """What was being replaced when the run was killed."""
+        for old in self.directory.glob(f"{REPLACED}*"):
+            target = old.with_name(old.name.removeprefix(REPLACED))
+            if target.exists():
+                shutil.rmtree(old)
+            else:
+                old.rename(target)
 
     def _repair(self, damaged: Sequence[int]) -> None:
         """Moves damaged steps aside and deletes what a killed run was writing."""

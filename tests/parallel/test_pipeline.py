@@ -54,6 +54,7 @@ class Tied(nn.Module):
     vocab: int = 32
     width: int = 8
     remat: str = "none"
+    segment: int = 1
     stacks: int = 1
     layer: Part = Part(Layer)
 
@@ -62,7 +63,8 @@ class Tied(nn.Module):
         table = embed(self.vocab, self.width, std=1.0, name="tokens")
         x = dropout(0.2, train)(table(tokens))
         for i in range(self.stacks):
-            x = Stack(self.layer, self.depth, self.remat, name=f"blocks_{i}")(x, train=train)
+            stack = Stack(self.layer, self.depth, self.remat, self.segment, name=f"blocks_{i}")
+            x = stack(x, train=train)
         return table.attend(layer_norm(name="norm")(x))
 
 
@@ -227,6 +229,7 @@ def test_a_transformer_on_data_model_and_pipe_learns_as_on_one_device(kind):
 
 VARIANTS = {
     "sam": {"optim": AdamW(peak_lr=1e-2, schedule=Constant(), sam=SAM(0.05))},
+    "segments": {"model": Tied(4, remat="full", segment=4)},  # a stage has half of one
     "f16": {"precision": "f16", "model": Tied(4, remat="full"), "pipeline": "gpipe"},
 }
 
@@ -237,7 +240,7 @@ def test_it_serves_what_wraps_gradients(name):
     check_trained(
         replace(BASE, **VARIANTS[name]),
         {"pipe": 2, "data": 4},
-        rtol=1e-4 if name == "sam" else 1e-2,
+        rtol=1e-2 if name == "f16" else 1e-4,
     )
 
 

@@ -280,3 +280,18 @@ def test_a_run_moves_from_eight_devices_to_one(exp, whole, tmp_path):
     for mine, other in zip(small.told(tmp_path), small.told(whole[0]), strict=True):
         assert mine[:2] == other[:2]
         np.testing.assert_allclose(mine[2]["loss"], other[2]["loss"], rtol=2e-3)
+
+
+@pytest.mark.parametrize("killed", [False, True], ids=["before the end", "before the new one"])
+def test_a_step_that_is_written_again_is_never_without_its_files(killed, state, tmp_path):
+    saved = Checkpoints(tmp_path)
+    for _ in range(2):
+        saved.save(5, state, {}, {})
+    saved.close()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["00000005"]
+    shutil.copytree(tmp_path / "00000005", tmp_path / "replaced-00000005")
+    if killed:
+        (tmp_path / "00000005").rename(tmp_path / "writing-00000005")
+    restored = Checkpoints(tmp_path).restore(jax.tree.map(jax.typeof, state), repair=True)
+    assert small.leaves(restored) == small.leaves(state)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["00000005"]

@@ -5,6 +5,10 @@ Run:    python tests/train/test_deterministic.py     # the table of what the slo
 
 import hashlib
 import json
+import os
+import socket
+import subprocess
+import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,6 +16,7 @@ import jax
 import numpy as np
 import pytest
 
+from jaxdl import parallel
 from jaxdl.core.change import change
 from jaxdl.core.errors import InputError
 from jaxdl.core.loading import load_file
@@ -20,6 +25,7 @@ from jaxdl.models.mlp import MLP
 from jaxdl.models.resnet import ResNet
 from jaxdl.models.vit import ViT
 from jaxdl.optim import SAM, SGD, Adafactor, AdamW, Constant, Lion
+from jaxdl.parallel.processes import joined
 from jaxdl.tasks import Adversarial, LanguageModel
 from jaxdl.train import build, evaluate, training_batches
 from jaxdl.train.checkpoint import Checkpoints
@@ -30,6 +36,7 @@ FOUND = ROOT / "build" / "deterministic"
 small = load_file(__file__.replace("test_deterministic", "small"))
 laws = load_file(str(ROOT / "tests" / "parallel" / "laws.py"))
 STEPS = 4
+PROCESSES = 4
 
 
 @dataclass(frozen=True)
@@ -85,6 +92,7 @@ MOVES = {
     "8 2 4": [{"data": 8}, {"fsdp": 2}, {"data": 4}],
 }
 """Meshes that a run passes through, from one to the next by a checkpoint."""
+BY_FOUR, LEAVING_FOUR = "4 processes", "4 processes 2"
 
 
 def started(exp, mesh):
@@ -103,7 +111,8 @@ def digest(*trees):
 
 
 def trained(exp, meshes, folder):
-    """The digest of the last state and of the metrics of every update."""
+    """Digests of the last state and of the metrics of every update since the checkpoint in
+    `folder`, if there is one."""
     state, told, n = None, [], 0
     ends = [round(STEPS * (i + 1) / len(meshes)) for i in range(len(meshes))]
     for mesh, end in zip(meshes, ends, strict=True):
@@ -114,26 +123,58 @@ def trained(exp, meshes, folder):
         for n in range(int(state.step), end):
             state, metrics = program.step(state, get(n))
             program.settle((state, metrics))
-            told.append(jax.tree.map(np.asarray, dict(metrics)))
+            told.append(digest(dict(metrics)))
         for leaf, like in zip(*map(jax.tree.leaves, (state, program.abstract)), strict=True):
             assert leaf.sharding.is_equivalent_to(like.sharding, leaf.ndim)
-        if len(meshes) > 1:
+        if len(meshes) > 1 and end < STEPS:
             checkpoints.save(end, state, {}, {})
         checkpoints.close()
     assert int(state.step) == STEPS > int(state.skipped)  # float16 begins with too large a scale
-    return digest(state, told)
+    return [digest(parallel.fetched(state)), *told]
 
 
 def test_every_mesh_and_every_move_ends_in_the_same_bits(tmp_path):
     moves = "1", "4x2", "8 2 4"
     found = {move: trained(ALL, MOVES[move], tmp_path / move) for move in moves}
-    assert len(set(found.values())) == 1, found
+    assert all(digests == found["1"] for digests in found.values()), found
+
+
+@pytest.fixture(scope="module")
+def by_four(tmp_path_factory):
+    """What four processes of two devices find in each row, and their checkpoints half way."""
+    folder = tmp_path_factory.mktemp("four")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        coordinator = f"localhost:{server.getsockname()[1]}"
+    env = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+    command = [sys.executable, __file__, str(folder), coordinator]
+    workers = [
+        subprocess.Popen([*command, str(i)], env=env, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+        for i in range(PROCESSES)
+    ]
+    ends = [(worker.communicate()[1], worker.returncode) for worker in workers]
+    assert all(code == 0 for _, code in ends), "\n".join(words[-2000:] for words, _ in ends)
+    return folder, json.loads((folder / "found.json").read_text())
+
+
+def one_of_four(folder, coordinator, index):
+    """A process of `by_four`."""
+    meshes = [{"data": 2, "fsdp": 4}] * 2
+    with joined(parallel.Member(coordinator, index, PROCESSES), {}):
+        found = {row: trained(exp, meshes, folder / row) for row, exp in EXPERIMENTS.items()}
+        if parallel.is_first():
+            (folder / "found.json").write_text(json.dumps(found))
 
 
 @pytest.mark.slow
+@pytest.mark.multihost
 @pytest.mark.parametrize("row", EXPERIMENTS)
-def test_a_row_of_the_matrix_has_one_hash(row, tmp_path):
-    found = {move: trained(EXPERIMENTS[row], MOVES[move], tmp_path / move) for move in MOVES}
+def test_a_row_of_the_matrix_has_one_hash(row, by_four, tmp_path):
+    exp, (folder, by_processes) = EXPERIMENTS[row], by_four
+    cells = {move: trained(exp, MOVES[move], tmp_path / move) for move in MOVES}
+    cells[BY_FOUR] = by_processes[row]
+    state, *last = trained(exp, [{"data": 2}], folder / row)
+    cells[LEAVING_FOUR] = [state, *by_processes[row][1 : STEPS // 2 + 1], *last]
+    found = {move: digest(np.array(digests)) for move, digests in cells.items()}
     FOUND.mkdir(parents=True, exist_ok=True)
     (FOUND / f"{row.replace(' ', '-')}.json").write_text(json.dumps({row: found}))
     assert len(set(found.values())) == 1, found
@@ -198,6 +239,11 @@ def test_the_step_is_shaped_like_the_plain_one_and_refuses_to_be_lowered():
 
 
 if __name__ == "__main__":
+    if sys.argv[1:]:
+        directory, where, number = sys.argv[1:]
+        one_of_four(Path(directory), where, int(number))
+        sys.exit()
+    MOVES |= dict.fromkeys((BY_FOUR, LEAVING_FOUR))
     print(f"{'':32}" + "".join(f"{move:>18}" for move in MOVES))
     for file in sorted(FOUND.glob("*.json")):
         for row, cells in json.loads(file.read_text()).items():
