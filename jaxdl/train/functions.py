@@ -53,7 +53,8 @@ def functions(exp: Experiment, batch: Batch, *, on_cpu: bool) -> Functions:
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), dict(batch))
         return exp.task.init(exp.model, rng.fold(rng.root(exp.seed), "init"), zeros)
 
-    abstract = parallel.unbox(jax.eval_shape(init)[0])
+    boxed, _ = jax.eval_shape(init)
+    abstract = parallel.unbox(boxed)
     txs = _optimizers(exp, players, abstract)
 
     def create():
@@ -77,7 +78,7 @@ def functions(exp: Experiment, batch: Batch, *, on_cpu: bool) -> Functions:
         grad = accumulate(grad, exp.accumulate, unroll=on_cpu)
         grad = parallel.pipelined(grad, exp.accumulate, exp.pipeline, exp.rank_promotion)
     if exp.collectives == "explicit":
-        grad = parallel.all_reduced(grad, reduce)
+        grad = parallel.all_reduced(grad, reduce, boxed)
     many = tree.size(abstract) > BRANCH
     numerics = {"precision": precision, "ema": exp.ema, "branch": on_cpu and many}
     sams = {p.name: getattr(attrgetter(p.optim)(exp), "sam", None) for p in players}

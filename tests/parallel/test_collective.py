@@ -10,15 +10,15 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxdl.core import Experiment
-from jaxdl.core.task import Sums
-from jaxdl.data import ArraySource, Digits, batches
+from jaxdl.core.task import Player, Sums
+from jaxdl.data import ArraySource, Digits
 from jaxdl.metrics import Last, Mean, compute, reduce
 from jaxdl.models.mlp import MLP
 from jaxdl.models.resnet import ResNet
 from jaxdl.optim import SAM, AdamW, Constant
 from jaxdl.parallel import all_reduced, make_mesh, scope
 from jaxdl.tasks import Classification
-from jaxdl.train import build
+from jaxdl.train import build, training_batches
 
 ONE = jax.devices()[:1]
 
@@ -46,6 +46,7 @@ CASES = {
     "batch norm": BASE,
     "micro-batches": replace(BASE, accumulate=2),
     "sam": replace(BASE, optim=replace(BASE.optim, sam=SAM(0.1))),
+    "fsdp": replace(BASE, rules="auto", mesh={"data": 2, "fsdp": 4}),
     "hybrid": replace(BASE, mesh={"data": 4, "model": 2}, rules={"conv_out": "model"}),
 }
 
@@ -55,16 +56,7 @@ def explicit(exp):
 
 
 def one_update(program):
-    exp = program.experiment
-    get = batches(
-        exp.data.train(),
-        batch=exp.data.batch,
-        seed=0,
-        plan=exp.data.plan("train"),
-        transform=exp.data.transform("train"),
-        mesh=program.mesh,
-    )
-    state, metrics = program.step(program.init(), get(0))
+    state, metrics = program.step(program.init(), training_batches(program)(0))
     return state, compute(metrics)
 
 
@@ -93,6 +85,8 @@ def test_the_collectives_are_there_before_xla_partitions_anything():
     exp = replace(BASE, model=MLP(widths=(8,), classes=10))
     assert "all_reduce" in lowered(explicit(exp))
     assert "all_reduce" not in lowered(exp)
+    divided = lowered(explicit(replace(exp, rules="auto", mesh={"fsdp": 8})))
+    assert "all_gather" in divided and "reduce_scatter" in divided
 
 
 def test_each_device_draws_for_itself():
@@ -106,7 +100,7 @@ def test_each_device_draws_for_itself():
     @partial(jax.jit, in_shardings=NamedSharding(mesh, PartitionSpec()))
     def reduced(batch, key):
         with scope(mesh, "dp"):
-            return all_reduced(grad, reduce)(None, {}, {}, batch, key)
+            return all_reduced(grad, reduce, {})(Player("main", None), {}, {}, batch, key)
 
     _, sums, (_, metrics) = reduced({"x": jnp.ones(16)}, key)
     draws = [jax.random.uniform(jax.random.fold_in(key, i)) for i in range(8)]

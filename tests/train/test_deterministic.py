@@ -25,7 +25,6 @@ from jaxdl.models.mlp import MLP
 from jaxdl.models.resnet import ResNet
 from jaxdl.models.vit import ViT
 from jaxdl.optim import SAM, SGD, Adafactor, AdamW, Constant, Lion
-from jaxdl.parallel.processes import joined
 from jaxdl.tasks import Adversarial, LanguageModel
 from jaxdl.train import build, evaluate, training_batches
 from jaxdl.train.checkpoint import Checkpoints
@@ -37,6 +36,7 @@ small = load_file(__file__.replace("test_deterministic", "small"))
 laws = load_file(str(ROOT / "tests" / "parallel" / "laws.py"))
 STEPS = 4
 PROCESSES = 4
+WORKER = __file__.replace("test_deterministic", "one_of_four")
 
 
 @dataclass(frozen=True)
@@ -146,7 +146,7 @@ def by_four(tmp_path_factory):
     with socket.create_server(("127.0.0.1", 0)) as server:
         coordinator = f"localhost:{server.getsockname()[1]}"
     env = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
-    command = [sys.executable, __file__, str(folder), coordinator]
+    command = [sys.executable, WORKER, str(folder), coordinator]
     workers = [
         subprocess.Popen([*command, str(i)], env=env, cwd=ROOT, stderr=subprocess.PIPE, text=True)
         for i in range(PROCESSES)
@@ -156,13 +156,9 @@ def by_four(tmp_path_factory):
     return folder, json.loads((folder / "found.json").read_text())
 
 
-def one_of_four(folder, coordinator, index):
-    """A process of `by_four`."""
-    meshes = [{"data": 2, "fsdp": 4}] * 2
-    with joined(parallel.Member(coordinator, index, PROCESSES), {}):
-        found = {row: trained(exp, meshes, folder / row) for row, exp in EXPERIMENTS.items()}
-        if parallel.is_first():
-            (folder / "found.json").write_text(json.dumps(found))
+def found_in(folder, meshes):
+    """What `trained` finds of every row, in a folder for each."""
+    return {row: trained(exp, meshes, folder / row) for row, exp in EXPERIMENTS.items()}
 
 
 @pytest.mark.slow
@@ -239,10 +235,6 @@ def test_the_step_is_shaped_like_the_plain_one_and_refuses_to_be_lowered():
 
 
 if __name__ == "__main__":
-    if sys.argv[1:]:
-        directory, where, number = sys.argv[1:]
-        one_of_four(Path(directory), where, int(number))
-        sys.exit()
     MOVES |= dict.fromkeys((BY_FOUR, LEAVING_FOUR))
     print(f"{'':32}" + "".join(f"{move:>18}" for move in MOVES))
     for file in sorted(FOUND.glob("*.json")):
