@@ -11,6 +11,8 @@ from rich.table import Table
 
 from jaxdl.bench import machine
 from jaxdl.bench.inputs import TASKS, measure_input
+from jaxdl.bench.kernels import WORKLOADS as KERNELS
+from jaxdl.bench.kernels import measure_kernel
 from jaxdl.bench.loop import measure_loop
 from jaxdl.bench.step import measure_step
 from jaxdl.bench.workloads import WORKLOADS
@@ -38,6 +40,14 @@ COLUMNS = {
         "MB": "peak_rss_mb",
         "start s": "compile_s",
     },
+    "kernels": {
+        "ms": "ms",
+        "ratio": "ratio",
+        "CPU ms": "cpu_ms",
+        "CPU ratio": "cpu_ratio",
+        "temp MB": "temp_mb",
+        "start s": "compile_s",
+    },
     "input": {
         "images/s": "images_per_s",
         "per CPU s": "images_per_cpu_s",
@@ -50,7 +60,8 @@ COLUMNS = {
 TEXT = ("missing", "error", "note")
 
 What = Annotated[
-    tyro.conf.Positional[Literal["step", "loop", "input"]], tyro.conf.arg(metavar="step|loop|input")
+    tyro.conf.Positional[Literal["step", "loop", "input", "kernels"]],
+    tyro.conf.arg(metavar="step|loop|input|kernels"),
 ]
 Names = Annotated[str, tyro.conf.arg(metavar="NAME,NAME")]
 
@@ -64,7 +75,7 @@ def bench(
     one_core: screen.Flag = False,
     json: screen.Flag = False,
 ) -> int:
-    """Measure a training step, the loop around it, or the input of images.
+    """Measure a training step, the loop around it, the input of images, or single kernels.
 
     Each is measured beside the same written by hand, and with --peers beside other frameworks, in
     processes of their own that take turns: compare the ratios, not times from different runs.
@@ -75,11 +86,13 @@ def bench(
 
     Args:
         what: `step` is one training step; `loop` what a run costs beyond it, over 5,000 steps of a
-            single linear layer; `input` images per second.
-        workloads: some of resnet18, resnet50, vit, gpt, lstm (step), or arrays, jpeg (input).
+            single linear layer; `input` images per second; `kernels` attention, normalisation and
+            cross-entropy by themselves, forward and backward.
+        workloads: some of resnet18, resnet50, vit, gpt, lstm (step), of arrays, jpeg (input), or of
+            attention-1k, attention-2k, layer-norm, linear-cross-entropy and more (kernels).
         peers: also Keras, PyTorch, Lightning and grain where they are installed.
         rounds: turns of each peer.
-        seconds: length of a turn of step and input.
+        seconds: length of a turn, but for loop.
         one_core: keep all on one core, one thread each; then compare CPU times.
         json: print one JSON object per measurement.
     """
@@ -88,7 +101,7 @@ def bench(
     options: dict[str, Any] = {"peers": peers, "rounds": rounds, "one_core": one_core}
     if what != "loop":
         options["seconds"] = seconds
-    known = {"step": WORKLOADS, "input": TASKS, "loop": {}}[what]
+    known = {"step": WORKLOADS, "input": TASKS, "kernels": KERNELS, "loop": {}}[what]
     names = [name for name in workloads.split(",") if name] or list(known)
     for name in names:
         if name not in known:
@@ -109,6 +122,8 @@ def _measurements(
     for name in names:
         if what == "step":
             yield measure_step(name, WORKLOADS[name], **options)
+        elif what == "kernels":
+            yield measure_kernel(name, KERNELS[name], **options)
         else:
             yield measure_input(name, **options)
 
