@@ -174,7 +174,7 @@ def _check_extras(q: Array, k: Array, extras: Extras, dropout: float, cap: float
     }
     for name, dims in fits.items():
         x = getattr(extras, name)
-        ok = x is None or len(x.shape) == len(dims) and all(map(_among, x.shape, dims))
+        ok = x is None or (len(x.shape) == len(dims) and all(map(_among, x.shape, dims)))
         if not ok:
             full = tuple(dim[-1] for dim in dims)
             raise InputError(f"{name} {x.shape} does not fit q {q.shape}; {full} would.")
@@ -182,7 +182,7 @@ def _check_extras(q: Array, k: Array, extras: Extras, dropout: float, cap: float
         raise InputError(
             "q_segments and kv_segments come together; give the same ids twice in self-attention."
         )
-    if not 0 <= dropout < 1 or dropout and extras.seeds is None:
+    if not 0 <= dropout < 1 or (dropout and extras.seeds is None):
         raise InputError(
             f"dropout={dropout} must lie in [0, 1), and needs seeds: "
             "seeds_of(key, batch, heads) makes them."

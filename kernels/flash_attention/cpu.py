@@ -12,20 +12,22 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jaxdl.kernels.flash_attention.spec import HIDDEN, Extras, Spec, capped, in_band, kept
+from jaxdl.kernels.flash_attention import reference
+from jaxdl.kernels.flash_attention.spec import EMPTY, HIDDEN, Extras, Spec, capped, in_band, kept
 
-ROWS, COLUMNS, BANDED = 256, 1024, 256
+ROWS, COLUMNS, BANDED = 512, 1024, 512
 """The most rows and columns of a block, and the most columns where positions hide keys."""
-EMPTY = HIDDEN / 2
-"""A row whose greatest logit is below has seen nothing."""
+SMALL = 2**19
+"""So many logits fit into a cache at once: the reference is best."""
 
 
 def forward(spec: Spec, q: Array, k: Array, v: Array, extras: Extras) -> tuple[Array, Array]:
-    """As the reference: `softmax` block by block (Milakov and Gimelshein 2018, arXiv:1805.02867)."""
+    """As the reference; softmax by blocks (Milakov and Gimelshein 2018, arXiv:1805.02867)."""
+    if _is_small(q, k):
+        return reference.forward(spec, q, k, v, extras)
     work = Work.of(spec, q, k, extras)
 
     def head(at):
@@ -50,6 +52,8 @@ def backward(
     dlse: Array,
 ) -> tuple[Array, Array, Array, Array | None]:
     """As the reference: the weights once more from `lse` (Dao et al. 2022, arXiv:2205.14135)."""
+    if _is_small(q, k):
+        return reference.backward(spec, wanted_bias, q, k, v, extras, y, lse, dy, dlse)
     work = Work.of(spec, q, k, extras)
     inner = jnp.einsum("bthv,bthv->bth", dy, y, preferred_element_type=work.kind)
     inner -= dlse.swapaxes(1, 2)
@@ -277,6 +281,10 @@ def _summed(work: Work, dlogits: Array) -> Array:
     dlogits = dlogits.reshape(work.heads, work.r, work.c)
     spread = [dim for dim, at in ((0, 2), (1, 4)) if work.bias.shape[at] == 1]
     return dlogits.sum(spread, keepdims=True)
+
+
+def _is_small(q: Array, k: Array) -> bool:
+    return q.shape[0] * q.shape[2] * q.shape[1] * k.shape[1] <= SMALL
 
 
 def _even(count: int, most: int) -> tuple[int, int]:

@@ -10,12 +10,13 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxdl.kernels.flash_attention.spec import (
+    EMPTY,
     HIDDEN,
+    DropWeights,
     Extras,
     Spec,
     capped,
     in_band,
-    kept,
 )
 
 
@@ -26,7 +27,7 @@ def forward(spec: Spec, q: Array, k: Array, v: Array, extras: Extras) -> tuple[A
     Shapes: q [B, T, H, K], k [B, S, G, K], v [B, S, G, V] -> [B, T, H, V], [B, H, T] f32.
     """
     logits = _logits(spec, q, k, extras)
-    seen = _seen(spec, q, k, extras)
+    seen = _seen(spec, q, k, extras) & (logits > EMPTY)
     logits = jnp.where(seen, logits, HIDDEN)
     most = logits.max(-1, keepdims=True)
     weights = jnp.where(seen, jnp.exp(logits - most), 0)
@@ -36,7 +37,7 @@ def forward(spec: Spec, q: Array, k: Array, v: Array, extras: Extras) -> tuple[A
     weights = weights / jnp.where(some, total, 1)
     lse = jnp.where(some, most + jnp.log(jnp.where(some, total, 1)), -jnp.inf)
     if spec.dropout:
-        weights = weights * _keep(spec, q, k, extras)
+        weights = DropWeights(spec.dropout, extras.seeds)(weights)
     y = jnp.einsum("bgnts,bsgv->btgnv", _grouped(weights, k), v.astype(weights.dtype))
     return y.reshape(*q.shape[:3], v.shape[-1]).astype(q.dtype), lse[..., 0]
 
@@ -87,13 +88,6 @@ def _seen(spec: Spec, q: Array, k: Array, extras: Extras) -> Array:
     if extras.q_segments is not None:
         seen &= (extras.q_segments[:, :, None] == extras.kv_segments[:, None])[:, None]
     return seen
-
-
-def _keep(spec: Spec, q: Array, k: Array, extras: Extras) -> Array:
-    """By what the weights are multiplied [B, H, T, S]: 0, or 1 / (1 - rate)."""
-    rows, columns = (x[None, None] for x in _positions(q, k))
-    seeds = extras.seeds.astype(jnp.int32)[..., None, None]
-    return kept(spec.dropout, seeds, rows, columns) / (1 - spec.dropout)
 
 
 def _positions(q: Array, k: Array) -> tuple[Array, Array]:

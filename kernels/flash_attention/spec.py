@@ -5,7 +5,6 @@ Both are functions of positions, so that a block computes its own part and none 
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -15,6 +14,8 @@ from jax import Array, lax
 
 HIDDEN = float(jnp.finfo(jnp.float32).min)
 """The logit of a key that is not seen: finite, since the difference of two infinities is none."""
+EMPTY = HIDDEN / 2
+"""A key whose logit is not above is not seen, a bias of -inf among them."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,24 @@ def seeds_of(key: Array, batch: int, heads: int) -> Array:
     return jax.random.bits(key, (batch, heads), jnp.uint32)
 
 
+@dataclass(frozen=True)
+class DropWeights:
+    """Drops attention weights with probability `rate`, as the kernels do by themselves."""
+
+    rate: float
+    seeds: Array
+
+    def __call__(self, weights: Array) -> Array:
+        """Zeroes some, and scales the others by 1 / (1 - rate): weights [B, H, T, S] -> same."""
+        rows, columns = (
+            jnp.arange(n, dtype=jnp.int32).reshape(shape)
+            for n, shape in zip(weights.shape[2:], ((1, 1, -1, 1), (1, 1, 1, -1)), strict=True)
+        )
+        seeds = self.seeds.astype(jnp.int32)[..., None, None]
+        stays = kept(self.rate, seeds, rows, columns)
+        return jnp.where(stays, weights / (1 - self.rate), 0)
+
+
 def kept(rate: float, seed: Array, rows: Array, columns: Array) -> Array:
     """Which weights stay: a hash of the seed and both positions, equal on all platforms.
 
@@ -119,8 +138,3 @@ def described(spec: Spec, q: Array, k: Array, extras: Extras) -> str:
     given += [f"{name}={value}" for name, value in static.items() if value is not None]
     shapes = f"q {list(q.shape)} k {list(k.shape)} {q.dtype}"
     return " ".join([shapes, *given])
-
-
-def log_of(total: Array) -> Array:
-    """log, with -inf at 0 and no warning of it in the gradient."""
-    return jnp.where(total > 0, jnp.log(jnp.where(total > 0, total, 1.0)), -math.inf)
