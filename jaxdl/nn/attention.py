@@ -13,8 +13,9 @@ from flax import linen as nn
 from jax import Array
 
 from jaxdl.core.errors import InputError
-from jaxdl.nn.layers import dense, dropout
-from jaxdl.parallel import constrain, context_parallel
+from jaxdl.kernels.flash_attention import DropWeights, flash_attention, seeds_of
+from jaxdl.nn.layers import check_rate, dense
+from jaxdl.parallel import constrain, context, context_parallel, per_shard
 
 
 def attend(
@@ -25,15 +26,49 @@ def attend(
     drop: Callable | None = None,
     *,
     causal: bool = False,
+    offset: Array | None = None,
 ) -> Array:
-    """`softmax(q k^T / sqrt(K)) v`; logits and softmax in float32.
+    """`softmax(q k^T / sqrt(K)) v` by the attention kernel; logits and softmax in float32.
 
-    `mask` is True where a query may look, and `causal` hides the keys that come after it; a query
-    that may look nowhere gets zeros. `drop` acts on the weights. H / G consecutive heads of queries
-    share one of keys and values (Ainslie et al. 2023, arXiv:2305.13245).
+    `mask` is True where a query may look, and `causal` hides the keys that come after it, the first
+    query standing at key `offset` (None: S - T); a query that may look nowhere gets zeros. `drop`
+    acts on the weights: `DropWeights` inside the kernel, while any other callable needs all weights
+    [B, H, T, S] in memory. H / G consecutive heads of queries share one of keys and values (Ainslie
+    et al. 2023, arXiv:2305.13245).
 
-    Shapes: q [B, T, H, K], k and v [B, S, G, K], mask [1 or B, 1 or H, T, S] -> [B, T, H, K].
+    Shapes: q [B, T, H, K], k and v [B, S, G, K], mask [1 or B, 1 or H, 1 or T, S] -> [B, T, H, K].
     """
+    if drop is not None and not isinstance(drop, DropWeights):
+        assert offset is None, "with a cache there is no other dropout"
+        return _attend_by_weights(q, k, v, mask, drop, causal)
+    here = context()
+    if here and here[1]["act_kv"] != here[1]["act_heads"]:
+        # Else a device would miss keys for its queries' heads, or have those of others.
+        k, v = (jnp.repeat(x, q.shape[2] // x.shape[2], axis=2) for x in (k, v))
+    features = "batch", None, "act_heads", None
+    given = {"q": (q, features), "k": (k, features), "v": (v, features)}
+    if mask is not None:
+        names = (
+            name if n > 1 else None for name, n in zip(features[::2], mask.shape, strict=False)
+        )
+        given["bias"] = jnp.where(mask, 0.0, -jnp.inf), (*names, None, None)
+    if drop is not None:
+        given["seeds"] = drop.seeds, features[::2]
+    if offset is not None:
+        given["offset"] = offset, ()
+    arrays, names = zip(*given.values(), strict=True)
+
+    def attention(*arrays):
+        options = dict(zip(given, arrays, strict=True))
+        return flash_attention(**options, causal=causal, dropout=drop.rate if drop else 0.0)
+
+    return per_shard(attention, names, features)(*arrays)
+
+
+def _attend_by_weights(
+    q: Array, k: Array, v: Array, mask: Array | None, drop: Callable, causal: bool
+) -> Array:
+    """As `attend`, with all weights in memory, for a `drop` that acts on them all."""
     (batch, time, heads, size), (keys, groups) = q.shape, k.shape[1:3]
     if causal:
         past = causal_mask(time)
@@ -46,9 +81,7 @@ def attend(
     if mask is not None:
         # Finite, so that a row without a single key has a gradient.
         logits = jnp.where(mask, logits, jnp.finfo(logits.dtype).min)
-    weights = jax.nn.softmax(logits)
-    if drop is not None:
-        weights = drop(weights)
+    weights = drop(jax.nn.softmax(logits))
     weights = weights.astype(v.dtype).reshape(batch, groups, -1, keys)
     y = jnp.einsum("bhts,bshk->bthk", weights, v)
     y = jnp.moveaxis(y.reshape(batch, heads // groups, time, groups, size), 1, 3)
@@ -101,29 +134,32 @@ class Attention(nn.Module):
 
         q = project("q", "heads", self.heads)
         k, v = project("k", "kv", groups), project("v", "kv", groups)
-        drop = dropout(self.dropout, train)
-        drop = drop if train and self.dropout else None
+        check_rate(self.dropout)
+        drop = None
+        if train and self.dropout:
+            seeds = seeds_of(self.make_rng("dropout"), batch, self.heads)
+            drop = DropWeights(self.dropout, seeds)
         if self.cache:
             if mask is not None:
                 raise InputError(f"cache={self.cache} takes no mask; it hides the future only.")
-            y = attend(q, *self._remember(k, v), drop)
+            k, v, offset = self._remember(k, v)
+            y = attend(q, k, v, drop=drop, causal=True, offset=offset)
         else:
             y = context_parallel(attend, q, k, v, mask, drop, causal=self.causal)
         y = y.reshape(batch, time, width)
         return dense(width, ("heads", "embed"), std=self.out_std, name="out")(y)
 
     def _remember(self, k: Array, v: Array) -> tuple[Array, Array, Array]:
-        """All keys and values up to now [B, S, H, K], and which each position may see."""
+        """All keys and values up to now [B, S, H, K], and how many there were before."""
         batch, time, *rest = k.shape
         keys = self.variable("cache", "keys", jnp.zeros, (batch, self.cache, *rest), k.dtype)
         values = self.variable("cache", "values", jnp.zeros, (batch, self.cache, *rest), v.dtype)
         start = self.variable("cache", "length", jnp.zeros, (), jnp.int32)
-        now = start.value + jnp.arange(time)
-        keys.value = jax.lax.dynamic_update_slice_in_dim(keys.value, k, start.value, axis=1)
-        values.value = jax.lax.dynamic_update_slice_in_dim(values.value, v, start.value, axis=1)
+        before = start.value
+        keys.value = jax.lax.dynamic_update_slice_in_dim(keys.value, k, before, axis=1)
+        values.value = jax.lax.dynamic_update_slice_in_dim(values.value, v, before, axis=1)
         start.value += time
-        past = jnp.arange(self.cache)[None, :] <= now[:, None]
-        return keys.value, values.value, past[None, None]
+        return keys.value, values.value, before
 
 
 def _check_heads(width: int, heads: int, groups: int) -> None:

@@ -103,6 +103,11 @@ def dropout(rate: float, train: bool, *, name: str | None = None) -> nn.Dropout:
 
     Srivastava et al. 2014. Uses the `dropout` stream.
     """
+    check_rate(rate)
+    return nn.Dropout(rate, deterministic=not train, name=name)
+
+
+def check_rate(rate: float) -> None:
+    """Raises InputError on what is no probability to drop."""
     if not 0.0 <= rate < 1.0:
         raise InputError(f"dropout={rate} is the probability to drop; it must lie in [0, 1).")
-    return nn.Dropout(rate, deterministic=not train, name=name)

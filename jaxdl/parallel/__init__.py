@@ -10,7 +10,7 @@ from jaxdl.parallel.pipeline_schedule import bubble, peak
 from jaxdl.parallel.placement import Names, axes_of, dividing, recorded, spec
 from jaxdl.parallel.processes import decided, fetched, gathered, is_first
 from jaxdl.parallel.rendezvous import Member
-from jaxdl.parallel.rules import constrain, scope, shardings, unbox, unrolls
+from jaxdl.parallel.rules import constrain, context, scope, shardings, unbox, unrolls
 from jaxdl.parallel.strategies import METHODS, STRATEGIES, compose, resolve
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "bubble",
     "compose",
     "constrain",
+    "context",
     "context_parallel",
     "decided",
     "dividing",

@@ -16,9 +16,10 @@ from jax import Array, lax
 from jax.sharding import AbstractMesh, PartitionSpec
 
 from jaxdl.core.errors import InputError
-from jaxdl.parallel.placement import Rules, axes_of, spec
+from jaxdl.kernels.flash_attention import DropWeights
+from jaxdl.parallel.placement import Rules, axes_of, over_single, spec
 from jaxdl.parallel.ring import Ring
-from jaxdl.parallel.rules import context
+from jaxdl.parallel.rules import context, free_axes
 
 WEIGHTS = ("batch", "act_heads", "time", None)
 
@@ -57,8 +58,13 @@ def context_parallel(
     else:
         heads = axes_of(rules["act_heads"])
         _check_heads(q.shape[2] // math.prod(mesh.shape[axis] for axis in heads), count)
-        local = partial(_heads_for_positions, attend, axes, count, causal)
+        rate = drop.rate if isinstance(drop, DropWeights) else None
+        local = partial(_heads_for_positions, attend, axes, count, causal, rate)
         weights_rules = rules | {"time": None, "act_heads": (*heads, *axes)}
+        if rate is not None:
+            # Every device draws for its heads what one device would: no weights travel.
+            drops = drop.seeds[..., None, None]
+            return _per_shard(local, (q, k, v), (mask, drops), mesh, rules, weights_rules)
     # Drawn for all weights at once, the bits are those of one device.
     shape = q.shape[0], q.shape[2], q.shape[1], k.shape[1]
     keep = None if drop is None else drop(jnp.ones(shape, jnp.float32))
@@ -79,7 +85,8 @@ def _per_shard(
 
     def of_features(x: Array) -> PartitionSpec:
         # Keys and values lie as the queries' heads do that look at them.
-        return spec(("batch", "time", "act_heads", None), x.shape, mesh, rules, "attention")
+        placed = spec(("batch", "time", "act_heads", None), x.shape, mesh, rules, "attention")
+        return over_single(placed, mesh, free_axes(mesh))
 
     def of_weights(x: Array | None) -> PartitionSpec:
         if x is None:
@@ -103,17 +110,25 @@ def _heads_for_positions(
     axes: tuple[str, ...],
     count: int,
     causal: bool,
+    rate: float | None,
     q: Array,
     k: Array,
     v: Array,
     mask: Array | None,
-    keep: Array | None,
+    drops: Array | None,
 ) -> Array:
-    """Attention of a device's positions [B, t, H, K], in between with all positions of H / R."""
+    """Attention of a device's positions [B, t, H, K], in between with all positions of H / R.
+
+    `drops` are by what the weights are multiplied [B, H / R, T, S], or for `rate` the seeds of
+    `DropWeights` [B, H / R, 1, 1].
+    """
     repeats = count // math.gcd(k.shape[2], count)
     k, v = (jnp.repeat(x, repeats, axis=2) for x in (k, v))
     q, k, v = (lax.all_to_all(x, axes, 2, 1, tiled=True) for x in (q, k, v))
-    drop = None if keep is None else lambda weights: weights * keep
+    if rate is not None:
+        drop = DropWeights(rate, drops[..., 0, 0])
+    else:
+        drop = None if drops is None else lambda weights: weights * drops
     return lax.all_to_all(attend(q, k, v, mask, drop, causal=causal), axes, 1, 2, tiled=True)
 
 

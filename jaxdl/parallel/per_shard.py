@@ -8,7 +8,7 @@ from typing import Any
 import jax
 
 from jaxdl.core.errors import InputError
-from jaxdl.parallel.placement import Names, spec
+from jaxdl.parallel.placement import Names, over_single, spec
 from jaxdl.parallel.rules import context, free_axes
 
 
@@ -32,13 +32,14 @@ def per_shard(fn: Callable, in_names: Sequence[Names], out_names: Any) -> Callab
             raise InputError(f"per_shard: {len(args)} arguments, but names for {len(in_names)}.")
         mesh, rules = here
         what = f"of {getattr(fn, '__name__', type(fn).__name__)}"
+        free = free_axes(mesh)
         in_specs = tuple(
-            spec(names, x.shape, mesh, rules, f"argument {i} {what}")
+            over_single(spec(names, x.shape, mesh, rules, f"argument {i} {what}"), mesh, free)
             for i, (names, x) in enumerate(zip(in_names, args, strict=True))
         )
 
         def result(names):
-            return spec(names, None, mesh, rules, f"result {what}")
+            return over_single(spec(names, None, mesh, rules, f"result {what}"), mesh, free)
 
         return jax.shard_map(
             fn,
@@ -46,7 +47,7 @@ def per_shard(fn: Callable, in_names: Sequence[Names], out_names: Any) -> Callab
             out_specs=(
                 tuple(map(result, out_names)) if isinstance(out_names, list) else result(out_names)
             ),
-            axis_names=free_axes(mesh),
+            axis_names=free,
             # pallas_call declares no varying axes, which the check would demand of it.
             check_vma=False,
         )(*args)

@@ -64,6 +64,21 @@ def spec(
     return PartitionSpec(*placed)
 
 
+def over_single(
+    placed: PartitionSpec, mesh: Mesh | AbstractMesh, axes: Iterable[str]
+) -> PartitionSpec:
+    """`placed`, whose first dimension is also divided over those of `axes` with a single device.
+
+    It changes nothing but the backward pass of a shard_map, which sums over the axes not named.
+    """
+    named = {axis for rule in placed for axis in axes_of(rule)}
+    single = [axis for axis in mesh.axis_names if axis in axes and mesh.shape[axis] == 1]
+    more = [axis for axis in single if axis not in named]
+    if not placed or not more:
+        return placed
+    return PartitionSpec((*axes_of(placed[0]), *more), *placed[1:])
+
+
 def check_known(names: Names, vocabulary: Iterable[str], what: str) -> None:
     """Raises InputError on a name that is not in the vocabulary, with the nearest that is."""
     for name in filter(None, names):

@@ -1,0 +1,99 @@
+"""Attention and its gradients with all logits in memory: what every implementation is held to.
+
+B batch, T queries, S keys, H heads, G heads of keys and values, K head size, V size of values.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jaxdl.kernels.flash_attention.spec import (
+    EMPTY,
+    HIDDEN,
+    DropWeights,
+    Extras,
+    Spec,
+    capped,
+    in_band,
+)
+
+
+def forward(spec: Spec, q: Array, k: Array, v: Array, extras: Extras) -> tuple[Array, Array]:
+    """`softmax(logits) v` and the logarithm of the softmax's denominator, both zeros and -inf for a
+    query that sees nothing.
+
+    Shapes: q [B, T, H, K], k [B, S, G, K], v [B, S, G, V] -> [B, T, H, V], [B, H, T] f32.
+    """
+    logits = _logits(spec, q, k, extras)
+    seen = _seen(spec, q, k, extras) & (logits > EMPTY)
+    logits = jnp.where(seen, logits, HIDDEN)
+    most = logits.max(-1, keepdims=True)
+    weights = jnp.where(seen, jnp.exp(logits - most), 0)
+    total = weights.sum(-1, keepdims=True)
+    some = total > 0
+    # Guarded twice: where() passes NaN gradients of what it does not take.
+    weights = weights / jnp.where(some, total, 1)
+    lse = jnp.where(some, most + jnp.log(jnp.where(some, total, 1)), -jnp.inf)
+    if spec.dropout:
+        weights = DropWeights(spec.dropout, extras.seeds)(weights)
+    y = jnp.einsum("bgnts,bsgv->btgnv", _grouped(weights, k), v.astype(weights.dtype))
+    return y.reshape(*q.shape[:3], v.shape[-1]).astype(q.dtype), lse[..., 0]
+
+
+def backward(
+    spec: Spec,
+    wanted_bias: bool,
+    q: Array,
+    k: Array,
+    v: Array,
+    extras: Extras,
+    y: Array,
+    lse: Array,
+    dy: Array,
+    dlse: Array,
+) -> tuple[Array, Array, Array, Array | None]:
+    """The cotangents of q, k, v, and of the bias where it is wanted."""
+    del y, lse
+
+    def run(q, k, v, bias):
+        return forward(spec, q, k, v, extras._replace(bias=bias))
+
+    bias = extras.bias
+    if wanted_bias:
+        return jax.vjp(run, q, k, v, bias)[1]((dy, dlse))
+    return (*jax.vjp(lambda q, k, v: run(q, k, v, bias), q, k, v)[1]((dy, dlse)), None)
+
+
+def _logits(spec: Spec, q: Array, k: Array, extras: Extras) -> Array:
+    """[B, H, T, S], in float32, or in float64 if the input is."""
+    batch, time, heads, size = q.shape
+    q = q.reshape(batch, time, k.shape[2], -1, size)
+    kind = jnp.promote_types(q.dtype, jnp.float32)
+    logits = jnp.einsum("btgnk,bsgk->bgnts", q, k, preferred_element_type=kind)
+    logits = logits.reshape(batch, heads, time, k.shape[1]) * spec.scale
+    logits = capped(logits, spec.soft_cap)
+    return logits if extras.bias is None else logits + extras.bias
+
+
+def _seen(spec: Spec, q: Array, k: Array, extras: Extras) -> Array:
+    """[1 or B, 1, T, S] bool."""
+    rows, columns = _positions(q, k)
+    offset = extras.offset if spec.offset is None else spec.offset
+    band = in_band(spec, rows + offset, columns)
+    seen = jnp.ones((1, 1, q.shape[1], k.shape[1]), bool)
+    if band is not None:
+        seen &= band[None, None]
+    if extras.q_segments is not None:
+        seen &= (extras.q_segments[:, :, None] == extras.kv_segments[:, None])[:, None]
+    return seen
+
+
+def _positions(q: Array, k: Array) -> tuple[Array, Array]:
+    return jnp.arange(q.shape[1])[:, None], jnp.arange(k.shape[1])[None]
+
+
+def _grouped(weights: Array, k: Array) -> Array:
+    batch, _, *rest = weights.shape
+    return weights.reshape(batch, k.shape[2], -1, *rest)
