@@ -4,7 +4,7 @@ from jaxdl.nn.attention import Attention, attend, causal_mask
 from jaxdl.nn.layers import conv, dense, dropout, embed
 from jaxdl.nn.mlp import GeluMLP, SwiGLU
 from jaxdl.nn.moe import MoE
-from jaxdl.nn.norm import batch_norm, layer_norm, rms_norm
+from jaxdl.nn.norm import LayerNorm, RMSNorm, batch_norm, layer_norm, rms_norm
 from jaxdl.nn.recurrent import LSTM
 from jaxdl.nn.stack import Stack
 from jaxdl.nn.table import Table, table
@@ -14,7 +14,9 @@ __all__ = [
     "LSTM",
     "Attention",
     "GeluMLP",
+    "LayerNorm",
     "MoE",
+    "RMSNorm",
     "Stack",
     "SwiGLU",
     "Table",

@@ -3,14 +3,14 @@
 from jaxdl.parallel.collective import all_reduced, batch_axes
 from jaxdl.parallel.context import context_parallel
 from jaxdl.parallel.mesh import make_mesh
-from jaxdl.parallel.per_shard import per_shard
+from jaxdl.parallel.per_shard import Spread, per_shard, spread
 from jaxdl.parallel.pipeline import pipelined
 from jaxdl.parallel.pipeline_cut import Layers, staged
 from jaxdl.parallel.pipeline_schedule import bubble, peak
 from jaxdl.parallel.placement import Names, axes_of, dividing, recorded, spec
 from jaxdl.parallel.processes import decided, fetched, gathered, is_first
 from jaxdl.parallel.rendezvous import Member
-from jaxdl.parallel.rules import constrain, scope, shardings, unbox, unrolls
+from jaxdl.parallel.rules import constrain, device_kind, scope, shardings, unbox, unrolls
 from jaxdl.parallel.strategies import METHODS, STRATEGIES, compose, resolve
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "Layers",
     "Member",
     "Names",
+    "Spread",
     "all_reduced",
     "axes_of",
     "batch_axes",
@@ -27,6 +28,7 @@ __all__ = [
     "constrain",
     "context_parallel",
     "decided",
+    "device_kind",
     "dividing",
     "fetched",
     "gathered",
@@ -40,6 +42,7 @@ __all__ = [
     "scope",
     "shardings",
     "spec",
+    "spread",
     "staged",
     "unbox",
     "unrolls",
