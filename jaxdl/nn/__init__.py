@@ -2,6 +2,7 @@
 
 from jaxdl.nn.attention import Attention, attend, causal_mask
 from jaxdl.nn.layers import conv, dense, dropout, embed
+from jaxdl.nn.logits import Logits
 from jaxdl.nn.mlp import GeluMLP, SwiGLU
 from jaxdl.nn.moe import MoE
 from jaxdl.nn.norm import LayerNorm, RMSNorm, batch_norm, layer_norm, rms_norm
@@ -15,6 +16,7 @@ __all__ = [
     "Attention",
     "GeluMLP",
     "LayerNorm",
+    "Logits",
     "MoE",
     "RMSNorm",
     "Stack",

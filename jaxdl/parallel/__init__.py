@@ -12,6 +12,7 @@ from jaxdl.parallel.processes import decided, fetched, gathered, is_first
 from jaxdl.parallel.rendezvous import Member
 from jaxdl.parallel.rules import constrain, device_kind, scope, shardings, unbox, unrolls
 from jaxdl.parallel.strategies import METHODS, STRATEGIES, compose, resolve
+from jaxdl.parallel.vocabulary import spread_vocabulary
 
 __all__ = [
     "METHODS",
@@ -43,6 +44,7 @@ __all__ = [
     "shardings",
     "spec",
     "spread",
+    "spread_vocabulary",
     "staged",
     "unbox",
     "unrolls",

@@ -83,7 +83,7 @@ def check(center, with_residual, with_bias, values, found, dtype):
         close(mine, wanted[name], EXACT[dtype], f"gradient of {name}")
 
 
-@settings(max_examples=12)
+@settings(max_examples=8)
 @given(
     st.sampled_from(SHAPES),
     st.sampled_from(list(EXACT)),
