@@ -13,7 +13,7 @@ from jax import Array
 from jaxdl.core.errors import InputError
 from jaxdl.core.part import Part
 from jaxdl.models.weights import reader
-from jaxdl.nn import Attention, GeluMLP, MoE, Stack, constrain, dropout, embed, layer_norm
+from jaxdl.nn import Attention, GeluMLP, Logits, MoE, Stack, constrain, dropout, embed, layer_norm
 
 STD = 0.02
 SEQUENCE = ("batch", "norm_time", "act_embed")
@@ -70,7 +70,8 @@ class GPT(nn.Module):
 
     `kv_heads` is that of `nn.Attention`. `experts` above 0 makes each MLP an `nn.MoE` of so many,
     with its `top_k` and `capacity`. The embedding has rows up to a multiple of `pad_vocab`, so that
-    it divides over devices; logits of tokens beyond `vocab` are the least there are.
+    it divides over devices; logits of tokens beyond `vocab` are the least there are. With `lazy`
+    the result is `nn.Logits`, whose loss does not need all of them at once.
 
     Shapes: tokens [B, T] int32, T <= seq -> logits [B, T, V], V = vocab rounded up.
     """
@@ -90,7 +91,9 @@ class GPT(nn.Module):
     capacity: float = 1.25
 
     @nn.compact
-    def __call__(self, tokens: Array, *, train: bool = False, decode: bool = False) -> Array:
+    def __call__(
+        self, tokens: Array, *, train: bool = False, decode: bool = False, lazy: bool = False
+    ) -> Array | Logits:
         """Next-token logits."""
         length = tokens.shape[1]
         if length > self.seq:
@@ -122,7 +125,10 @@ class GPT(nn.Module):
             capacity=self.capacity,
         )
         stack = Stack(block, self.depth, self.remat, self.remat_segment, name="blocks")
-        logits = table.attend(layer_norm(name="norm")(stack(x, train=train)))
+        x = layer_norm(name="norm")(stack(x, train=train))
+        if lazy:
+            return Logits(x, table.embedding.astype(x.dtype), self.vocab)
+        logits = table.attend(x)
         if rows > self.vocab:
             known = jnp.arange(rows)[None, None] < self.vocab
             logits = jnp.where(known, logits, jnp.finfo(logits.dtype).min)

@@ -2,9 +2,10 @@
 
 from jaxdl.nn.attention import Attention, attend, causal_mask
 from jaxdl.nn.layers import conv, dense, dropout, embed
+from jaxdl.nn.logits import Logits
 from jaxdl.nn.mlp import GeluMLP, SwiGLU
 from jaxdl.nn.moe import MoE
-from jaxdl.nn.norm import batch_norm, layer_norm, rms_norm
+from jaxdl.nn.norm import LayerNorm, RMSNorm, batch_norm, layer_norm, rms_norm
 from jaxdl.nn.recurrent import LSTM
 from jaxdl.nn.stack import Stack
 from jaxdl.nn.table import Table, table
@@ -14,7 +15,10 @@ __all__ = [
     "LSTM",
     "Attention",
     "GeluMLP",
+    "LayerNorm",
+    "Logits",
     "MoE",
+    "RMSNorm",
     "Stack",
     "SwiGLU",
     "Table",

@@ -3,15 +3,24 @@
 from jaxdl.parallel.collective import all_reduced, batch_axes
 from jaxdl.parallel.context import context_parallel
 from jaxdl.parallel.mesh import make_mesh
-from jaxdl.parallel.per_shard import per_shard
+from jaxdl.parallel.per_shard import Spread, per_shard, spread
 from jaxdl.parallel.pipeline import pipelined
 from jaxdl.parallel.pipeline_cut import Layers, staged
 from jaxdl.parallel.pipeline_schedule import bubble, peak
 from jaxdl.parallel.placement import Names, axes_of, dividing, recorded, spec
 from jaxdl.parallel.processes import decided, fetched, gathered, is_first
 from jaxdl.parallel.rendezvous import Member
-from jaxdl.parallel.rules import constrain, context, scope, shardings, unbox, unrolls
+from jaxdl.parallel.rules import (
+    constrain,
+    context,
+    device_kind,
+    scope,
+    shardings,
+    unbox,
+    unrolls,
+)
 from jaxdl.parallel.strategies import METHODS, STRATEGIES, compose, resolve
+from jaxdl.parallel.vocabulary import spread_vocabulary
 
 __all__ = [
     "METHODS",
@@ -19,6 +28,7 @@ __all__ = [
     "Layers",
     "Member",
     "Names",
+    "Spread",
     "all_reduced",
     "axes_of",
     "batch_axes",
@@ -28,6 +38,7 @@ __all__ = [
     "context",
     "context_parallel",
     "decided",
+    "device_kind",
     "dividing",
     "fetched",
     "gathered",
@@ -41,6 +52,8 @@ __all__ = [
     "scope",
     "shardings",
     "spec",
+    "spread",
+    "spread_vocabulary",
     "staged",
     "unbox",
     "unrolls",

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import jax
+from jax.sharding import AbstractMesh
 
 from jaxdl.core.errors import InputError
 from jaxdl.parallel.placement import Names, over_single, spec
-from jaxdl.parallel.rules import context, free_axes
+from jaxdl.parallel.rules import context, current_rules, free_axes, scope
 
 
 def per_shard(fn: Callable, in_names: Sequence[Names], out_names: Any) -> Callable:
@@ -53,3 +55,33 @@ def per_shard(fn: Callable, in_names: Sequence[Names], out_names: Any) -> Callab
         )(*args)
 
     return call
+
+
+@dataclass(frozen=True)
+class Spread:
+    """`per_shard` by kinds of arrays, in the scope in which `spread` made it.
+
+    A kernel that owns its gradient runs either direction through this: its backward pass may be
+    traced outside the scope, and that of shard_map would add up gradients over axes that divide
+    nothing.
+    """
+
+    names: tuple[tuple[str, Names], ...]
+    mesh: AbstractMesh
+    rules: tuple[tuple[str, Any], ...]
+
+    def __call__(self, fn: Callable, inputs: Sequence[str], outputs: Sequence[str]) -> Callable:
+        """`fn`, of arrays of the kinds `inputs`, with a tuple of `outputs`, on local blocks."""
+        names = dict(self.names)
+
+        def call(*args):
+            with scope(self.mesh, dict(self.rules)):
+                return per_shard(fn, [names[k] for k in inputs], [names[k] for k in outputs])(*args)
+
+        return call
+
+
+def spread(**names: Names) -> Spread | None:
+    """A `Spread` for arrays of kinds with such names; None where `per_shard` changes nothing."""
+    here = context()
+    return here and Spread(tuple(names.items()), here[0], tuple(current_rules().items()))

@@ -106,6 +106,12 @@ def constrain(x: Array, names: Names) -> Array:
     return jax.lax.with_sharding_constraint(x, spec(names, x.shape, *here, what)) if here else x
 
 
+def device_kind() -> str:
+    """What JAX calls the devices of the current `scope`; empty outside of one."""
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    return device.device_kind if device else ""
+
+
 def _only(free: frozenset[str], axes: str | tuple[str, ...] | None):
     if isinstance(axes, str):
         return axes if axes in free else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -29,6 +30,14 @@ class LanguageModel:
     """That of the `balance_loss` of each mixture of experts (Switch, arXiv:2101.03961)."""
     router_z: float = 0.0
     """That of their `router_z_loss` (ST-MoE, arXiv:2202.08906)."""
+    fused: bool = False
+    """Whether the loss is made from a few logits at a time, in training and in evaluation.
+
+    All [B, T, V] of them are the largest tensor of a model with many tokens; fused, a chunk of them
+    takes about as much as the output layer's gradient (`nn.Logits`). It needs a model that can be
+    called with `lazy`, such as GPT. Off by default: in half precision the numbers are others
+    (nearer to the exact ones, since logits are not rounded), and few tokens gain nothing by it.
+    """
     primary: str = "valid/loss"
     mode: str = "min"
 
@@ -42,12 +51,35 @@ class LanguageModel:
         def loss(params: Params, state: ModelState, batch: Batch, key: Key) -> tuple[Sums, Aux]:
             tokens = batch["tokens"]
             args = model, params, state, key, tokens[:, :-1]
-            logits, state, sown = module.train_with_losses(*args)
-            sums = cross_entropy(logits, tokens[:, 1:], mask=_mask(batch), z=self.z_loss)
+            logits, state, sown = module.train_with_losses(*args, **self._options(model))
+            sums = self._loss(logits, batch, z=self.z_loss)[0]
             sums, metrics = self._with_losses(sums, sown, batch)
             return sums, (state, metrics)
 
         return (Player("main", loss),)
+
+    def _options(self, model: Any) -> dict[str, bool]:
+        """Arguments of the model's call."""
+        if not self.fused:
+            return {}
+        if "lazy" not in inspect.signature(type(model).__call__).parameters:
+            raise InputError(
+                f"task.fused=True needs a model that is called with `lazy`, as GPT is; "
+                f"{type(model).__name__} is not; set task.fused=False."
+            )
+        return {"lazy": True}
+
+    def _loss(self, logits: Any, batch: Batch, z: float = 0.0) -> tuple[Sums, Accuracy]:
+        """Of logits, or of those that a `lazy` model would have computed."""
+        targets, mask = batch["tokens"][:, 1:], _mask(batch)
+        if not self.fused:
+            sums = cross_entropy(logits, targets, mask=mask, z=z)
+            return sums, Accuracy.from_model_output(logits, targets, mask)
+        total, hits = logits.scores(targets, mask, z=z)
+        ones = jnp.ones(targets.shape, jnp.float32) if mask is None else mask
+        counted = (ones > 0).sum(dtype=jnp.int32)
+        weight = ones.astype(jnp.float32).sum()
+        return Sums(total=total, weight=weight), Accuracy(correct=hits, weight=counted)
 
     def _with_losses(
         self, sums: Sums, sown: Mapping[str, jax.Array], batch: Batch
@@ -68,13 +100,13 @@ class LanguageModel:
     ) -> Mapping[str, Metric]:
         """`loss` in nats per token, `perplexity` = exp(loss), and next-token `accuracy`."""
         del key
-        logits = module.infer(model, params, state, batch["tokens"][:, :-1])
-        targets, mask = batch["tokens"][:, 1:], _mask(batch)
-        sums = cross_entropy(logits, targets, mask=mask)
+        inputs = batch["tokens"][:, :-1]
+        logits = module.infer(model, params, state, inputs, **self._options(model))
+        sums, accuracy = self._loss(logits, batch)
         return {
             "loss": Mean.from_sums(sums),
             "perplexity": Perplexity.from_sums(sums),
-            "accuracy": Accuracy.from_model_output(logits, targets, mask),
+            "accuracy": accuracy,
         }
 
     def predict(

@@ -45,9 +45,11 @@ def train(
 
 
 def train_with_losses(
-    module: Any, params: Params, state: ModelState, key: Key, *inputs: Any
+    module: Any, params: Params, state: ModelState, key: Key, *inputs: Any, **options: Any
 ) -> tuple[Any, ModelState, dict[str, Array]]:
     """As `train`, and what the module's layers sow into the collection `losses`, by name.
+
+    `options` are arguments of the module's call.
 
     Shapes: a layer sows values [B] -> [L, B] of the L layers that sow under this name.
     """
@@ -55,6 +57,7 @@ def train_with_losses(
         {"params": params, **state},
         *like(params, inputs),
         train=True,
+        **options,
         rngs={"dropout": rng.fold(key, "dropout")},
         mutable=[*state, "losses"],
     )
@@ -62,9 +65,10 @@ def train_with_losses(
     return out, {**state, **changed}, _by_name(sown, len(inputs[0]))
 
 
-def infer(module: Any, params: Params, state: ModelState, *inputs: Any) -> Any:
+def infer(module: Any, params: Params, state: ModelState, *inputs: Any, **options: Any) -> Any:
     """Output in evaluation mode: no dropout, running statistics."""
-    return module.apply({"params": params, **state}, *like(params, inputs), train=False)
+    variables = {"params": params, **state}
+    return module.apply(variables, *like(params, inputs), train=False, **options)
 
 
 def _by_name(sown: Mapping[str, Array], rows: int) -> dict[str, Array]:

@@ -1,0 +1,276 @@
+"""The loss of a linear layer against float64, forward and every gradient, whole and divided."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jax.sharding import SingleDeviceSharding
+
+from jaxdl.core.errors import InputError
+from jaxdl.kernels.linear_cross_entropy import linear_cross_entropy
+from jaxdl.losses import cross_entropy
+from jaxdl.metrics import compute
+from jaxdl.models.gpt import GPT
+from jaxdl.models.lstm import LSTMLanguageModel
+from jaxdl.parallel import make_mesh, scope, spread_vocabulary, unbox
+from jaxdl.tasks import LanguageModel
+
+EXACT = {"float32": 1e-5, "bfloat16": 2e-2, "float16": 3e-3}
+OPTIONS = {
+    "plain": {},
+    "padded": {"vocab": 29},
+    "all": {"vocab": 29, "z": 1e-2, "smoothing": 0.1, "cap": 2.0},
+}
+
+
+def arrays(lead=(3, 7), features=11, tokens=37, dtype="float32", tied=True):
+    """x, w, bias, weights and labels; every third token weighs nothing, and its x is infinite."""
+    rng = np.random.default_rng(0)
+    weights = rng.uniform(0.5, 1.5, lead) * (np.arange(np.prod(lead)).reshape(lead) % 3 > 0)
+    x = np.where(weights[..., None] > 0, rng.normal(size=(*lead, features)), np.inf)
+    w = rng.normal(size=(tokens, features) if tied else (features, tokens))
+    labels = jnp.asarray(rng.integers(0, 29, lead))
+    bias = jnp.asarray(rng.normal(size=tokens), jnp.float32)
+    return (
+        (jnp.asarray(x, dtype), jnp.asarray(w, dtype), bias, jnp.asarray(weights, jnp.float32)),
+        labels,
+    )
+
+
+def oracle(values, labels, tied, vocab=None, z=0.0, smoothing=0.0, cap=0.0):
+    """Total, hits and the four gradients in float64, by hand."""
+    x, w, bias, weights = (np.float64(a) for a in values)
+    w = w.T if tied else w
+    vocab = vocab or w.shape[1]
+    flat = np.where(weights.reshape(-1, 1) > 0, x.reshape(-1, x.shape[-1]), 0)
+    weights, labels = weights.reshape(-1), np.asarray(labels).reshape(-1)
+    logits = flat @ w + bias
+    slope = 1.0
+    if cap:
+        logits = cap * np.tanh(logits / cap)
+        slope = 1 - np.square(logits / cap)
+    logits[:, vocab:] = -np.inf
+    log_z = np.log(np.exp(logits).sum(-1))
+    target = (1 - smoothing) * np.eye(w.shape[1])[labels] + smoothing / vocab
+    target[:, vocab:] = 0
+    rows = log_z - (target * np.where(target > 0, logits, 0)).sum(-1) + z * log_z**2
+    p = np.exp(logits - log_z[:, None])
+    dy = weights[:, None] * ((1 + 2 * z * log_z)[:, None] * p - target) * slope
+    dy[:, vocab:] = 0
+    dw = flat.T @ dy
+    hits = ((logits.argmax(-1) == labels) & (weights > 0)).sum()
+    gradients = (dy @ w.T).reshape(x.shape), dw.T if tied else dw, dy.sum(0)
+    return (weights * rows).sum(), hits, (*gradients, rows.reshape(values[3].shape))
+
+
+def run(values, labels, **options):
+    """Total, hits and the gradients of 3 times the total."""
+
+    def total(x, w, bias, weights):
+        found = linear_cross_entropy(x, w, labels, bias=bias, weights=weights, **options)
+        return 3 * found.total, found
+
+    gradient = jax.value_and_grad(total, argnums=(0, 1, 2, 3), has_aux=True)
+    (_, found), gradients = gradient(*values)
+    return found.total, found.hits, gradients
+
+
+def check(found, expected, values, tolerance):
+    assert found[1] == expected[1]
+    np.testing.assert_allclose(found[0], expected[0], rtol=tolerance)
+    for mine, theirs, value in zip(found[2], expected[2], values, strict=True):
+        assert mine.dtype == value.dtype and mine.shape == value.shape
+        scale = 3 * np.abs(theirs).max() or 1
+        np.testing.assert_allclose(np.float64(mine) / scale, 3 * theirs / scale, atol=tolerance)
+
+
+@settings(max_examples=8)
+@given(
+    st.sampled_from(list(OPTIONS)),
+    st.sampled_from(list(EXACT)),
+    st.booleans(),
+    st.sampled_from([None, 1, 5, 8]),
+    st.sampled_from([(1,), (21,), (3, 7)]),
+)
+def test_value_and_every_gradient_are_those_of_float64(options, dtype, tied, rows, lead):
+    values, labels = arrays(lead, dtype=dtype, tied=tied)
+    options = OPTIONS[options]
+    found = jax.jit(partial(run, tied=tied, rows=rows, **options))(values, labels)
+    expected = oracle(values, labels, tied, **options)
+    if dtype == "float32":
+        check(found, expected, values, EXACT[dtype])
+    else:
+        check((found[0], expected[1], found[2]), expected, values, EXACT[dtype])
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+def test_all_logits_at_once_give_the_same(options):
+    values, labels = arrays()
+    both = (
+        jax.jit(partial(run, tied=True, rows=4, impl=impl, **OPTIONS[options]))(values, labels)
+        for impl in ("chunked", "reference")
+    )
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), *both)
+
+
+def test_it_is_the_cross_entropy_of_the_losses():
+    (x, w, bias, weights), labels = arrays()
+    options = {"z": 1e-3, "smoothing": 0.2}
+    x = jnp.where(weights[..., None] > 0, x, 0)
+    expected = cross_entropy(x @ w.T + bias[None, None], labels, mask=weights, **options)
+    found = linear_cross_entropy(x, w, labels, bias=bias, weights=weights, tied=True, **options)
+    np.testing.assert_allclose(found.total, expected.total, rtol=1e-6)
+
+
+def test_it_works_under_vmap_remat_scan_and_twice():
+    (x, w, _, weights), labels = arrays((2, 5))
+    x, weights = jnp.where(weights[..., None] > 0, x, 0), jnp.ones_like(weights)
+
+    def everything(loss, x, w):
+        one = jax.vmap(jax.checkpoint(loss), (0, None, 0))(x, w, labels).sum()
+        two, _ = jax.lax.scan(
+            lambda c, _: (c + jnp.sin(loss(c * x, w, labels)), None), 0.1, None, 2
+        )
+        return one + two
+
+    def penalty(loss, x, w):
+        return jnp.square(jax.grad(loss)(x, w, labels)).sum()
+
+    def ours(x, w, labels):
+        return linear_cross_entropy(x, w, labels, tied=True, rows=2).total
+
+    def naive(x, w, labels):
+        return cross_entropy(x @ w.T, labels).total
+
+    for outer in (everything, penalty):
+        mine, theirs = (
+            jax.jit(jax.grad(partial(outer, loss), argnums=(0, 1)))(x, w) for loss in (ours, naive)
+        )
+        for a, b in zip(mine, theirs, strict=True):
+            scale = np.abs(b).max()
+            np.testing.assert_allclose(a / scale, b / scale, atol=2e-5)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "rules"),
+    [
+        ({"data": 2, "fsdp": 2, "model": 2}, "auto"),
+        ({"model": 8}, "tp+sp"),
+        ({"data": 2, "seq": 2, "model": 2}, "auto"),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("tied", [True, False], ids=["tied", "free"])
+def test_a_vocabulary_over_devices_gives_the_same(sizes, rules, tied):
+    values, labels = arrays((4, 6), tokens=40, tied=tied)
+    mesh = make_mesh(**sizes)
+
+    def divided(values, labels):
+        with scope(mesh, rules):
+            spread = spread_vocabulary(tied=tied)
+            return run(values, labels, tied=tied, rows=5, spread=spread, **OPTIONS["all"])
+
+    with jax.set_mesh(mesh):
+        found = jax.jit(divided)(values, labels)
+    check(found, oracle(values, labels, tied, **OPTIONS["all"]), values, 1e-5)
+
+
+@pytest.mark.row("C-033")
+def test_memory_does_not_grow_with_rows_times_tokens():
+    def temporary(count, tokens):
+        shapes = (count, 64), (tokens, 64), (count,)
+        x, w, labels = (
+            jax.ShapeDtypeStruct(shape, kind)
+            for shape, kind in zip(shapes, (jnp.float32, jnp.float32, jnp.int32), strict=True)
+        )
+
+        def loss(x, w, labels):
+            return linear_cross_entropy(x, w, labels, tied=True).total
+
+        compiled = jax.jit(jax.value_and_grad(loss, argnums=(0, 1))).lower(x, w, labels).compile()
+        return compiled.memory_analysis().temp_size_in_bytes
+
+    few, many = temporary(1024, 4096), temporary(8192, 4096)
+    # All it may grow by is a few numbers for each row's features.
+    assert many - few < 4 * 4 * 64 * (8192 - 1024)
+    assert temporary(1024, 8192) < 2.2 * few
+
+
+MODEL = GPT(vocab=29, width=16, depth=1, heads=2, seq=8, pad_vocab=16, dropout=0.1)
+BATCH = {
+    # Tied embeddings expect a token to come again, and every third one does not.
+    "tokens": jnp.repeat(jax.random.randint(jax.random.key(1), (4, 3), 0, 29), 3, 1),
+    "mask": jnp.array([1.0, 1.0, 0.0, 1.0]),
+    "token_mask": jnp.ones((4, 8)).at[:, 6:].set(0),
+}
+
+
+def test_a_language_model_learns_the_same_without_logits():
+    key = jax.random.key(0)
+    shapes = unbox(jax.eval_shape(MODEL.init, key, BATCH["tokens"][:, :-1])["params"])
+    params = jax.tree.map(lambda a: jax.random.normal(key, a.shape) / 4, shapes)
+
+    def everything(task, params):
+        def loss(params):
+            sums, _ = task.players(MODEL)[0].loss(params, {}, BATCH, key)
+            return sums.total, sums.weight
+
+        metrics = task.evaluate(MODEL, params, {}, BATCH, key)
+        return jax.value_and_grad(loss, has_aux=True)(params), metrics
+
+    both = [
+        jax.jit(partial(everything, LanguageModel(z_loss=0.1, fused=fused)))(params)
+        for fused in (True, False)
+    ]
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), *both)
+    assert 0 < compute(both[0][1])["accuracy"] < 1
+
+
+def test_a_model_that_is_not_lazy_is_named():
+    model = LSTMLanguageModel(vocab=29, width=4, hidden=4)
+    (player,) = LanguageModel(fused=True).players(model)
+    with pytest.raises(InputError, match=r"LSTMLanguageModel is not; set task\.fused=False"):
+        player.loss({}, {}, BATCH, jax.random.key(0))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"w": jnp.ones((11, 37))}, r"w has shape \(11, 37\)"),
+        ({"labels": jnp.ones((3, 6), int)}, r"labels has shape \(3, 6\)"),
+        ({"labels": jnp.ones((3, 7))}, "labels are float32"),
+        ({"vocab": 38}, "vocab=38, but w has 37 tokens"),
+        ({"impl": "gpu"}, "no impl='gpu'"),
+    ],
+)
+def test_what_does_not_fit_is_refused(change, message):
+    (x, w, _, _), labels = arrays()
+    with pytest.raises(InputError, match=message):
+        linear_cross_entropy(**{"x": x, "w": w, "labels": labels, "tied": True} | change)
+
+
+@pytest.mark.tpu_aot
+def test_it_compiles_for_tpus_with_less_memory():
+    from jaxdl.plan import devices
+
+    sharding = SingleDeviceSharding(devices("v5e:1x1")[0])
+    shapes = {"x": (8192, 768), "w": (50304, 768)}
+    x, w = (jax.ShapeDtypeStruct(s, jnp.bfloat16, sharding=sharding) for s in shapes.values())
+    labels = jax.ShapeDtypeStruct((8192,), jnp.int32, sharding=sharding)
+
+    def loss(x, w, labels, impl):
+        return linear_cross_entropy(x, w, labels, tied=True, impl=impl).total
+
+    memory = {
+        impl: jax.jit(jax.value_and_grad(partial(loss, impl=impl), argnums=(0, 1)))
+        .lower(x, w, labels)
+        .compile()
+        .memory_analysis()
+        .temp_size_in_bytes
+        for impl in ("chunked", "reference")
+    }
+    assert memory["chunked"] < 0.5 * memory["reference"]
