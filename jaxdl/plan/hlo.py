@@ -149,8 +149,10 @@ class _Module:
         results = _attribute(COMMENT.sub("", work), r"ROOT .* tuple\((.*?)\)").split(", ")
         if "direction=LT" not in test or (len(bounds), len(places)) != (1, 1):
             return 1
-        counter = re.escape(results[int(places[0])])
-        terms = _attribute(work, rf"{counter} = .* add\((.*?)\)").split(", ")
+        counter = results[int(places[0])]
+        while copied := _attribute(work, rf"{re.escape(counter)} = \S+ copy\((%?[\w.-]+)\)"):
+            counter = copied
+        terms = _attribute(work, rf"{re.escape(counter)} = .* add\((.*?)\)").split(", ")
         steps = [
             _attribute(work, rf"{re.escape(term)} = {BOUND.pattern}") for term in terms if term
         ]

@@ -194,3 +194,10 @@ def test_a_loop_that_does_not_say_how_often_it_runs_is_counted(bound, step, trip
     text = COUNTING.replace("constant(8)", f"constant({bound})")
     (one,) = collectives(text.replace("constant(2)", f"constant({step})"), {"data": 8})
     assert one.trips == trips and one.axes == ("data",)
+
+
+def test_a_counter_may_be_copied_before_the_next_turn():
+    copy = "%copy.1 = u32[]{:T(128)} copy(%next)\n  ROOT %out"
+    text = COUNTING.replace("ROOT %out", copy).replace("tuple(%next,", "tuple(%copy.1,")
+    (one,) = collectives(text, {"data": 8})
+    assert one.trips == 4
