@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import math
 import os
 import re
 import signal
@@ -17,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from jaxdl.cli.working import Working
 from jaxdl.core.errors import InputError
 from jaxdl.parallel import Member
 from jaxdl.parallel.processes import find
@@ -25,7 +25,7 @@ ENDED_WELL = (0, 75, 130)
 """Exit codes after which the others end by themselves."""
 ABORTED = 128 + signal.SIGABRT
 GRACE, PATIENCE = 3.0, 60.0
-"""Seconds that the others have when one has failed, or was preempted."""
+"""Seconds for which the others may stand still when one has failed, or was preempted."""
 LAST_WORDS = 20
 """Lines that are shown of a process that failed."""
 TICK = 0.02
@@ -77,12 +77,14 @@ def launch(arguments: Sequence[str], count: int, devices: int) -> int:
     devices; the exit code.
 
     Process 0 has this terminal. Of the others the last words are shown should one fail; then all
-    end, and the exit code is that of the first that failed. SIGTERM and Ctrl-C are passed on; the
-    second time all are killed.
+    end, and the exit code is that of the first that failed. They end by themselves as soon as they
+    miss it, and may write as long as they need; those that stand still wait for it, and are killed.
+    SIGTERM and Ctrl-C are passed on; the second time all are killed.
     """
     coordinator = f"127.0.0.1:{_free_port()}"
     place = ["--coordinator", coordinator, "--process-count", str(count), "--process-id"]
-    children = [Child([*arguments, *place, str(i)], i, devices) for i in range(count)]
+    command = [sys.executable, "-P", "-m", "jaxdl", *arguments, *place]
+    children = [Child([*command, str(i)], i, devices) for i in range(count)]
     try:
         with _passing_on(children):
             return _end(children)
@@ -94,7 +96,7 @@ def launch(arguments: Sequence[str], count: int, devices: int) -> int:
 class Child:
     """One process, and its last words where they are not on the terminal."""
 
-    def __init__(self, arguments: Sequence[str], index: int, devices: int):
+    def __init__(self, command: Sequence[str], index: int, devices: int):
         self.index, self._words = index, deque(maxlen=LAST_WORDS)
         flags = re.sub(rf"{COUNT}=\S*", "", os.environ.get("XLA_FLAGS", ""))
         env = {
@@ -104,7 +106,7 @@ class Child:
         }
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT} if index else {}
         self.process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "jaxdl", *arguments],
+            command,
             stdin=subprocess.DEVNULL,
             env=os.environ | env,
             text=True,
@@ -139,18 +141,21 @@ class Child:
 
 
 def _end(children: Sequence[Child]) -> int:
-    """Waits until all have ended, or long enough after one that failed; the exit code."""
-    failed, deadline = None, math.inf
-    while any(child.code is None for child in children) and time.monotonic() < deadline:
+    """Waits until all have ended, and ends those that wait for one that has; the exit code."""
+    failed, watched = None, {}
+    while running := [child for child in children if child.code is None]:
         time.sleep(TICK)
         codes = {child: child.code for child in children}
         bad = [child for child, code in codes.items() if code not in (None, *ENDED_WELL)]
         if bad and failed is None:
             # What jax does to itself when another has gone is no cause.
             failed = min(bad, key=lambda child: codes[child] == ABORTED)
-            deadline = time.monotonic() + GRACE
-        elif any(codes.values()):
-            deadline = min(deadline, time.monotonic() + PATIENCE)
+        if failed or any(codes.values()):
+            watched = watched or {child: Working(child.process.pid) for child in running}
+            limit = GRACE if failed else PATIENCE
+            for child in running:
+                if watched[child].still() > limit:
+                    child.process.kill()
     if failed is None:
         return max(child.code or 0 for child in children)
     # Bad input is every process's, and process 0 has said so here.

@@ -60,7 +60,7 @@ def train(
         options = ["--run-dir", str(place), "--workers", str(workers), *["--json"] * json]
         arguments = ["train", exp, *sets, *options]
         return launch.launch(arguments, several.processes, several.devices_per_process)
-    with joined(several.member(), _facts(experiment, place)):
+    with joined(several.member, _facts(experiment, place)):
         return _train(exp, edits, experiment, place, workers, json)
 
 

@@ -2,7 +2,9 @@
 
 A loss is cut at its Stack. Each device along the mesh axis `pipe` holds some of the layers, and
 sends features on and gradients back; what lies before and after the layers is computed in the same
-tick for the micro-batches that enter and leave them. All other axes of the mesh stay XLA's.
+tick for the micro-batches that enter and leave them, by every stage, as all hold its parameters;
+that of the first and of the last stage counts, and the gradients are added up once, at the end. All
+other axes of the mesh stay XLA's.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from jax.sharding import PartitionSpec as P
 from jaxdl.core import microbatch, tree
 from jaxdl.core.errors import InputError
 from jaxdl.core.task import GradFn, Params
-from jaxdl.parallel.pipeline_cut import PIPE, Cut, Found, cut, zeros
+from jaxdl.parallel.pipeline_cut import PIPE, Cut, Found, Keys, cut, zeros
 from jaxdl.parallel.pipeline_schedule import Schedule, Work
 from jaxdl.parallel.placement import axes_of
 from jaxdl.parallel.rules import context
@@ -67,31 +69,28 @@ def pipelined(grad: GradFn, micro_batches: int, kind: str, rank_promotion: str) 
 
 def _all_forward(pipeline: Cut) -> Found:
     """All micro-batches forward; JAX goes back."""
-    schedule = pipeline.schedule
-    micro_batches, keys = pipeline.micro_batches(), pipeline.keys()
 
-    def stages(stage, frozen, layers, first, keys):
+    def stage(cut, stage, layers, others):
         def tick(x, t):
-            work = schedule.forward(t, stage[0])
-            x = jnp.where((stage[0] == 0) | ~work.active, first[work.micro], x)
-            y = pipeline.chunk(stage[0], frozen, layers, x, keys, work)
-            return pipeline.send(y, 1), y
+            x, keys, work = _entering(cut, stage, others, x, t)
+            y = cut.chunk(stage, layers, x, keys, work)
+            return cut.send(y, 1), y
 
-        _, y = jax.lax.scan(tick, pipeline.features(), jnp.arange(schedule.forward_ticks.stop))
-        return y[None, schedule.stages - 1 :]
-
-    def loss(layers, others):
-        first = jax.lax.map(lambda i: pipeline.before(others, i)[0], micro_batches)
-        run = pipeline.on_stages(stages, P(PIPE), P(), P())
-        after = jax.checkpoint(pipeline.after, prevent_cse=False)
+        after = jax.checkpoint(cut.after, prevent_cse=False)
 
         def add(total, given):
             _, found = after(others, *given)
             return microbatch.add(total, ({}, *found)), None
 
-        total = ({}, *zeros(pipeline.totals))
-        y = run(layers, first, keys)[-1]
-        (_, sums, metrics), _ = jax.lax.scan(add, total, (y, micro_batches))
+        schedule, nothing = cut.schedule, ({}, *zeros(cut.totals))
+        _, y = jax.lax.scan(tick, cut.features(), jnp.arange(schedule.forward_ticks.stop))
+        given = y[schedule.stages - 1 :], jnp.arange(schedule.micro_batches)
+        (_, *found), _ = jax.lax.scan(add, nothing, given)
+        return jax.tree.map(lambda x: x[None], found)
+
+    def loss(layers, others):
+        found = pipeline.on_stages(stage, layers, others, P(PIPE))
+        sums, metrics = jax.tree.map(lambda x: x[-1], found)
         return sums.total, (sums, metrics)
 
     grads, (sums, metrics) = jax.grad(loss, argnums=(0, 1), has_aux=True)(*pipeline.parts())
@@ -100,82 +99,88 @@ def _all_forward(pipeline: Cut) -> Found:
 
 def _back_and_forth(pipeline: Cut) -> Found:
     """In each tick one piece of work forward and one back, while there are both."""
-    schedule, (layers, others) = pipeline.schedule, pipeline.parts()
-    keys = pipeline.keys()
-    forward = pipeline.on_stages(partial(_forward, pipeline), *3 * (P(PIPE),), *3 * (P(),))
-    backward = pipeline.on_stages(partial(_backward, pipeline), *4 * (P(PIPE),), *4 * (P(),))
 
-    def go(carry, t):
-        x, dy, kept, own, total = carry
-        first, _ = pipeline.before(others, schedule.forward(t, 0).micro)
-        x, y, kept = forward(layers, x, kept, first, keys, t)
-        return (x, dy, kept, own, total), y[-1]
+    def stage(cut, stage, layers, others):
+        place = cut, stage, layers, others
+        ahead, behind = cut.schedule.forward_ticks, cut.schedule.backward_ticks
 
-    def back(carry, t, dy_last):
-        x, dy, kept, own, total = carry
-        work = schedule.backward(t, 0)
-        first, pull, _ = jax.vjp(lambda p: pipeline.before(p, work.micro), others, has_aux=True)
-        dy, dx, own = backward(layers, dy, kept, own, first, dy_last, keys, t)
-        (grads,) = pull(jnp.where(work.active & (work.chunk == 0), dx[0], 0))
-        nothing = zeros(pipeline.totals)
-        return x, dy, kept, own, microbatch.add(total, (grads, *nothing))
+        def both(carry, t):
+            (*rest, total), y = _forward(*place, carry, t)
+            dy, found = _loss(cut, stage, others, y, t)
+            return _backward(*place, (*rest, microbatch.add(total, found)), t, dy)
 
-    def both(carry, t):
-        (*rest, total), y = go(carry, t)
-        dy, found = _loss(pipeline, others, y, schedule.backward(t, schedule.stages - 1))
-        return back((*rest, microbatch.add(total, found)), t, dy)
+        x = cut.features()
+        kept = cut.features(cut.schedule.kept)
+        carry = x, x, kept, zeros(layers), (zeros(others), *zeros(cut.totals))
+        carry = _scan(lambda c, t: _forward(*place, c, t)[0], carry, range(behind.start))
+        carry = _scan(both, carry, range(behind.start, ahead.stop))
+        drain = partial(_backward, *place, dy_last=x)
+        *_, own, total = _scan(drain, carry, range(ahead.stop, behind.stop))
+        return own, jax.lax.psum(total, PIPE)
 
-    x = pipeline.features(schedule.stages)
-    kept = pipeline.features(schedule.stages, schedule.kept)
-    carry = x, x, kept, zeros(layers), (zeros(others), *zeros(pipeline.totals))
-    ahead, behind = schedule.forward_ticks, schedule.backward_ticks
-    carry = _scan(lambda c, t: go(c, t)[0], carry, range(behind.start))
-    carry = _scan(both, carry, range(behind.start, ahead.stop))
-    drain = partial(back, dy_last=pipeline.features())
-    *_, own, total = _scan(drain, carry, range(ahead.stop, behind.stop))
+    own, total = pipeline.on_stages(stage, *pipeline.parts(), (P(PIPE), P()))
     grads, sums, metrics = total
     return tree.merge(grads, pipeline.dealt(own, back=True)), sums, metrics
 
 
-def _loss(pipeline: Cut, others: Params, y: Array, work: Work) -> tuple[Array, Found]:
-    """Of what the last stage has done: the gradient in its features, and what the loss finds."""
+def _entering(
+    cut: Cut, stage: Array, others: Params, x: Array, t: Array
+) -> tuple[Array, Keys, Work]:
+    """What a stage takes forward: features, those that came or those of the loss, and keys."""
+    work = cut.schedule.forward(t, stage)
+    first, keys = cut.before(others, work.micro)
+    # Those without work take features that there can be, for which nothing is infinite.
+    return jnp.where((stage == 0) & (work.chunk == 0) | ~work.active, first, x), keys, work
+
+
+def _forward(cut: Cut, stage: Array, layers: Params, others: Params, carry: Any, t: Array):
+    """A stage's work forward; and what came out."""
+    x, dy, kept, own, total = carry
+    x, keys, work = _entering(cut, stage, others, x, t)
+    at = cut.schedule.kept_at(work)
+    kept = kept.at[at].set(jnp.where(work.active, x, kept[at]))
+    y = cut.chunk(stage, layers, x, keys, work)
+    return (cut.send(y, 1), dy, kept, own, total), y
+
+
+def _loss(cut: Cut, stage: Array, others: Params, y: Array, t: Array) -> tuple[Array, Found]:
+    """Of what the last stage has done: the gradient in its features, and what the loss finds.
+
+    The other stages compute as much, of features that are not the last, and it counts nothing: in
+    the collectives of the other axes all have to meet.
+    """
+    last, chunks = cut.schedule.stages - 1, cut.schedule.chunks
+    work = cut.schedule.backward(t, last)
 
     def told(y):
-        after = partial(pipeline.after, i=work.micro)
+        after = partial(cut.after, i=work.micro)
         _, pull, found = jax.vjp(after, others, y, has_aux=True)
         grads, dy = pull(jnp.ones_like(found[0].total))
-        return dy, (grads, *found)
+        return dy, jax.tree.map(lambda a: jnp.where(stage == last, a, 0), (grads, *found))
 
     def untold(y):
-        return zeros((y, (others, *pipeline.totals)))
+        return zeros((y, (others, *cut.totals)))
 
-    chunks = pipeline.schedule.chunks
-    # No stage knows more of this than another, so that all meet in the collectives inside.
     return told(y) if chunks == 1 else jax.lax.cond(work.chunk == chunks - 1, told, untold, y)
 
 
-def _forward(pipeline, stage, frozen, layers, x, kept, first, keys, t):
-    """A stage's work forward: what to send, what came out, and what to keep."""
-    schedule, (stage,), (x,), (kept,) = pipeline.schedule, stage, x, kept
-    work = schedule.forward(t, stage)
-    # Those without work take features that there can be, for which nothing is infinite.
-    x = jnp.where((stage == 0) & (work.chunk == 0) | ~work.active, first, x)
-    at = schedule.kept_at(work)
-    kept = kept.at[at].set(jnp.where(work.active, x, kept[at]))
-    y = pipeline.chunk(stage, frozen, layers, x, keys, work)
-    return pipeline.send(y, 1)[None], y[None], kept[None]
-
-
-def _backward(pipeline, stage, frozen, layers, dy, kept, own, first, dy_last, keys, t):
-    """A stage's work back: what to send, the gradient in its input, and those of its layers."""
-    schedule, (stage,), (dy,), (kept,) = pipeline.schedule, stage, dy, kept
+def _backward(
+    cut: Cut, stage: Array, layers: Params, others: Params, carry: Any, t: Array, dy_last: Array
+):
+    """A stage's work back."""
+    schedule, (x, dy, kept, own, total) = cut.schedule, carry
     work = schedule.backward(t, stage)
-    x = jnp.where(work.active, kept[schedule.kept_at(work)], first)
+    before = partial(cut.before, i=work.micro)
+    first, pull_first, keys = jax.vjp(before, others, has_aux=True)
+    given = jnp.where(work.active, kept[schedule.kept_at(work)], first)
     last = (stage == schedule.stages - 1) & (work.chunk == schedule.chunks - 1)
     dy = jnp.where(work.active, jnp.where(last, dy_last, dy), 0)
-    _, pull = jax.vjp(lambda p, x: pipeline.chunk(stage, frozen, p, x, keys, work), layers, x)
+    _, pull = jax.vjp(lambda p, x: cut.chunk(stage, p, x, keys, work), layers, given)
     grads, dx = pull(dy)
-    return pipeline.send(dx, -1)[None], dx[None], jax.tree.map(jnp.add, own, grads)
+    entered = work.active & (stage == 0) & (work.chunk == 0)
+    (more,) = pull_first(jnp.where(entered, dx, 0))
+    total = microbatch.add(total, (more, *zeros(cut.totals)))
+    return x, cut.send(dx, -1), kept, jax.tree.map(jnp.add, own, grads), total
 
 
 def _scan(fn: Callable, carry: Any, ticks: range) -> Any:

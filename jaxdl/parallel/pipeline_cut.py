@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
-from functools import partial, reduce
+from dataclasses import dataclass, replace
+from functools import reduce
 from operator import getitem
 from typing import Any
 
@@ -156,19 +156,10 @@ class Cut:
         sums, metrics = self.loss(others, i, lambda layers, x: y)
         return sums.total, (sums, metrics)
 
-    def keys(self) -> Keys:
-        """Of all micro-batches, as words [M, depth, ...]."""
-        _, others = self.parts()
-        return jax.lax.map(lambda i: self.before(others, i)[1], self.micro_batches())
-
-    def micro_batches(self) -> Array:
-        """Their numbers."""
-        return jnp.arange(self.schedule.micro_batches)
-
-    def chunk(self, stage: Array, frozen: Params, layers: Params, x: Array, keys: Keys, work: Work):
-        """Features after the layers of one chunk; in a stage."""
+    def chunk(self, stage: Array, layers: Params, x: Array, keys: Keys, work: Work) -> Array:
+        """Features after the layers of one chunk; in a stage. `keys` are those of all layers."""
         chunks = self.schedule.chunks
-        params = reduce(getitem, self.path.split("/"), tree.merge(frozen, layers))
+        params = reduce(getitem, self.path.split("/"), tree.merge(self.params, layers))
 
         def chosen(p, dtype):
             return p.reshape(chunks, -1, *p.shape[1:])[work.chunk].astype(dtype)
@@ -178,23 +169,32 @@ class Cut:
         start = (work.chunk * self.schedule.stages + stage) * depth
 
         def of_chunk(words):
-            words = jax.lax.dynamic_slice_in_dim(words[work.micro], start, depth)
-            return jax.random.wrap_key_data(words)
+            return jax.random.wrap_key_data(jax.lax.dynamic_slice_in_dim(words, start, depth))
 
         return self.apply(params, x, jax.tree.map(of_chunk, keys))
 
-    def on_stages(self, fn: Callable, *in_specs: P) -> Callable:
-        """`fn(pipeline stage, frozen layers, ...)` on each stage."""
-        frozen = self.dealt(tree.select(self.params, f"{self.path}/*"))
+    def on_stages(
+        self, fn: Callable[..., Any], layers: Params, others: Params, out_specs: Any
+    ) -> Any:
+        """`fn(cut, stage, layers, others)` on each stage, whose cut and layers are its own."""
+
+        def run(stage, own, layers, rest, others, batch, words):
+            key = jax.random.wrap_key_data(words, impl=jax.random.key_impl(self.key))
+            mine = replace(self, params=tree.merge(rest, own), batch=batch, key=key)
+            return fn(mine, stage[0], layers, others)
+
         mapped = jax.shard_map(
-            fn,
-            in_specs=(P(PIPE), P(PIPE), *in_specs),
-            out_specs=P(PIPE),
+            run,
+            in_specs=(*3 * (P(PIPE),), *4 * (P(),)),
+            out_specs=out_specs,
             axis_names={PIPE},
             # Kernels declare no varying axes, which the check would demand of them.
             check_vma=False,
         )
-        return partial(mapped, jnp.arange(self.schedule.stages), frozen)
+        own = self.dealt(tree.select(self.params, f"{self.path}/*"))
+        rest = _without(self.params, self.path.split("/"))
+        stages, words = jnp.arange(self.schedule.stages), jax.random.key_data(self.key)
+        return mapped(stages, own, layers, rest, others, self.batch, words)
 
     def send(self, x: Array, step: int) -> Array:
         """Of the stage that many before this one; in a stage."""

@@ -28,7 +28,9 @@ from jaxdl.parallel.rendezvous import Facts, Member, meet
 
 log = logging.getLogger("jaxdl")
 SECONDS = 50.0
-"""That meeting, and then coming up together, may each take; $JAXDL_START_SECONDS is another."""
+"""In which a start has to be complete; $JAXDL_START_SECONDS is another."""
+MEETING = 0.7
+"""The share of it after which process 0 waits for nobody; the last may need some to come up."""
 LINGER = 1.0
 """Seconds that process 0, to which all are connected, stays on after a failure."""
 WORDS = 512
@@ -65,8 +67,8 @@ def _detected() -> tuple[Any, ...]:
         from jax._src.clusters import ClusterEnv
 
         with warnings.catch_warnings(action="ignore"):
-            unset = (None,) * 5
-            return ClusterEnv.auto_detect_unset_distributed_params(*unset, int(_seconds()))
+            unset, patience = (None,) * 5, int(MEETING * _seconds())
+            return ClusterEnv.auto_detect_unset_distributed_params(*unset, patience)
     except (ImportError, AttributeError, TypeError) as error:
         log.warning(
             "this jax does not tell whether it is in a cluster (%s); there, give --coordinator, "
@@ -81,9 +83,39 @@ def _detected() -> tuple[Any, ...]:
         ) from error
 
 
+class StartUp:
+    """Ends this process, also where no exception reaches it, unless the block ends in time."""
+
+    def __init__(self):
+        self.seconds = _seconds()
+        self.stuck = "the cluster around this process has not told its place"
+        """What is to be said of it."""
+        self._end = time.monotonic() + self.seconds
+        self._timer = threading.Timer(self.seconds, self._give_up)
+        self._timer.daemon = True
+
+    def __enter__(self) -> StartUp:
+        """Starts the clock."""
+        self._timer.start()
+        return self
+
+    def __exit__(self, *_) -> None:
+        """Stops it."""
+        self._timer.cancel()
+
+    def left(self) -> float:
+        """Seconds."""
+        return self._end - time.monotonic()
+
+    def _give_up(self) -> None:
+        print(f"jaxdl: {self.stuck} within {self.seconds:g} s.", file=sys.stderr)
+        _leave(2)
+
+
 @contextmanager
-def joined(member: Member | None, facts: Facts) -> Iterator[None]:
-    """Runs the block as one process of several, started with the same `facts` (JSON).
+def joined(place: Callable[[], Member | None], facts: Facts) -> Iterator[None]:
+    """Runs the block as one process of several, at the place that is found, all of them started
+    with the same `facts` (JSON); by itself where no place is found.
 
     No device may have been asked for before. A process that fails in the block ends without waiting
     for the others, who then end too.
@@ -91,17 +123,19 @@ def joined(member: Member | None, facts: Facts) -> Iterator[None]:
     Raises:
         InputError: the processes do not come together, naming which one and why.
     """
-    if member is None:
-        yield
-        return
+    member = None
     try:
-        _start(member, facts)
+        with StartUp() as start:
+            member = place()
+            if member is not None:
+                _start(member, facts, start)
         yield
     except BaseException as error:
-        code = {InputError: 2, KeyboardInterrupt: 130}.get(type(error), 1)
-        # Before jax's own, which would wait for the others. Process 0 leaves late: those that fail
-        # for the same reason could not say so without it.
-        atexit.register(_leave, code, LINGER if member.index == 0 else 0.0)
+        if member is not None:
+            code = {InputError: 2, KeyboardInterrupt: 130}.get(type(error), 1)
+            # Before jax's own, which would wait for the others. Process 0 leaves late: those that
+            # fail for the same reason could not say so without it.
+            atexit.register(_leave, code, LINGER if member.index == 0 else 0.0)
         raise
 
 
@@ -146,12 +180,13 @@ def fetched(tree: Any) -> Any:
     return jax.tree.map(whole, tree) if jax.process_count() > 1 else jax.device_get(tree)
 
 
-def _start(member: Member, facts: Facts) -> None:
-    seconds = _seconds()
-    meet(member, facts, seconds)
-    watch = threading.Timer(seconds, _give_up, (member, seconds))
-    watch.daemon = True
-    watch.start()
+def _start(member: Member, facts: Facts, start: StartUp) -> None:
+    start.stuck = f"{member} has not reached {member.coordinator}, whose name may not resolve,"
+    meet(member, facts, MEETING * start.left())
+    start.stuck = (
+        f"{member} has met the others; look at their messages, and at what holds the devices, "
+        "which have not come up together"
+    )
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     try:
         jax.distributed.initialize(
@@ -160,15 +195,13 @@ def _start(member: Member, facts: Facts) -> None:
             member.index,
             local_device_ids=member.local_devices,
             cluster_detection_method="deactivate",
-            initialization_timeout=int(seconds) + 1,
+            initialization_timeout=int(start.left()) + 1,
         )
         devices = Counter(device.process_index for device in jax.devices())
     except Exception as error:
         raise InputError(
             f"{member} cannot join the others at {member.coordinator}: {_first_line(error)}."
         ) from error
-    finally:
-        watch.cancel()
     if len(set(devices.values())) > 1:
         told = ", ".join(f"process {i} has {n}" for i, n in sorted(devices.items()))
         raise InputError(f"the processes have unequal numbers of devices: {told}; give each alike.")
@@ -198,16 +231,6 @@ def _seconds() -> float:
         return float(told or SECONDS)
     except ValueError:
         raise InputError(f"JAXDL_START_SECONDS={told!r} must be a number of seconds.") from None
-
-
-def _give_up(member: Member, seconds: float) -> None:
-    """Ends a process that hangs where no exception reaches it."""
-    print(
-        f"jaxdl: {member} has met the others, but their devices have not come up together within "
-        f"{seconds:g} s; look at the messages of the others, and at what holds the devices.",
-        file=sys.stderr,
-    )
-    _leave(2)
 
 
 def _leave(code: int, after: float = 0.0) -> None:

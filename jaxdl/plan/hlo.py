@@ -105,23 +105,27 @@ class _Module:
             for head, end in zip(heads, ends, strict=True)
         }
 
-    def walk(self, name: str, trips: int, caller: Origin) -> Iterator[tuple[str, Collective]]:
-        """Every collective that computation `name` leads to, with its channel."""
+    def walk(
+        self, name: str, trips: int, caller: Origin, *, piece: bool = False
+    ) -> Iterator[tuple[str, Collective]]:
+        """Every collective that computation `name` leads to, with what tells it from others: its
+        channel where it may be a `piece` of one, else its own name, as loops share channels."""
         for line in self.lines[name]:
             origin = self._origin(line)
             origin = origin if any(origin) else caller
             if found := COLLECTIVE.search(line):
-                channel = _attribute(line, r"channel_id=(\d+)") or name + line.partition(" = ")[0]
-                yield channel, self._read(line, found, name, trips, origin)
+                channel = _attribute(line, r"channel_id=(\d+)") if piece else ""
+                itself = name + line.partition(" = ")[0]
+                yield channel or itself, self._read(line, found, name, trips, origin)
             elif found := WHILE.search(line):
                 condition, body = found.groups()
                 if body in self._talking:
                     count = trips * self._trips(line, condition, body)
-                    yield from self.walk(body, count, origin)
+                    yield from self.walk(body, count, origin, piece=piece)
             else:
                 for callee in _called(line):
                     if callee in self._talking:
-                        yield from self.walk(callee, trips, origin)
+                        yield from self.walk(callee, trips, origin, piece=True)
 
     def _read(
         self, line: str, found: re.Match, computation: str, trips: int, origin: Origin
@@ -149,8 +153,10 @@ class _Module:
         results = _attribute(COMMENT.sub("", work), r"ROOT .* tuple\((.*?)\)").split(", ")
         if "direction=LT" not in test or (len(bounds), len(places)) != (1, 1):
             return 1
-        counter = re.escape(results[int(places[0])])
-        terms = _attribute(work, rf"{counter} = .* add\((.*?)\)").split(", ")
+        counter = results[int(places[0])]
+        while copied := _attribute(work, rf"{re.escape(counter)} = \S+ copy\((%?[\w.-]+)\)"):
+            counter = copied
+        terms = _attribute(work, rf"{re.escape(counter)} = .* add\((.*?)\)").split(", ")
         steps = [
             _attribute(work, rf"{re.escape(term)} = {BOUND.pattern}") for term in terms if term
         ]

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jaxdl import parallel
 from jaxdl.core import tree
 from jaxdl.core.precision import policy
+from jaxdl.parallel.pipeline_schedule import CHUNKS
 from jaxdl.train import Program
 
 Axes = tuple[str, ...]
@@ -38,8 +39,9 @@ def minimum(program: Program, names: Mapping[str, Sequence[str | None]]) -> Coun
     all-reduce of the activation between layers forward and one backward, 4 A (n-1)/n (Shoeybi et
     al. 2019, arXiv:1909.08053, section 3). Where layers are computed twice, all but the last of a
     layer cost one more. A divided vocabulary costs one each way and the softmax's statistics.
-    Stages of a pipeline hand on one activation each way and tick, and add up the gradients of what
-    they all hold.
+    Stages of a pipeline hand on each activation once each way and chunk (what they send in slots
+    without work is not needed), and add up the gradients of what they all hold, once, in the
+    parameter's own type (Narayanan et al. 2021, arXiv:2104.04473, section 3.2).
 
     Activations are known of language models only; rings and mixtures are not counted.
     """
@@ -68,7 +70,8 @@ def _gradient(program: Program, leaf: Any, names: Sequence[str | None]) -> Count
     twice = 1 + leaf.dtype.itemsize / _itemsize(program) if updated_in_parts else 2
     found[outside] += round(twice * size * _share(mesh, outside))
     if "pipe" not in split:
-        found["pipe",] += round(2 * size * _share(mesh, ("pipe",)))
+        whole = size * leaf.dtype.itemsize / _itemsize(program)
+        found["pipe",] += round(2 * whole * _share(mesh, ("pipe",)))
     return +found
 
 
@@ -91,8 +94,7 @@ def _activation(program: Program, leaf: Any, names: Sequence[str | None]) -> Cou
     elif names[-2] == "vocab":
         found[over] += round((2 * size + tokens * STATISTICS) * share)
         if mesh["pipe"] > 1:
-            parts = program.experiment.accumulate
-            found["pipe",] += 2 * size * (parts + mesh["pipe"] - 1) // parts
+            found["pipe",] += 2 * size * CHUNKS[program.experiment.pipeline]
     return +found
 
 

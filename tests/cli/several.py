@@ -99,6 +99,39 @@ class Happening:
         """Nothing to do."""
 
 
+WRITES = 8.0
+"""Seconds that `Writer` takes, longer than a launcher waits for a process that stands still."""
+
+
+@dataclass(frozen=True)
+class Writer:
+    """At the end of a sitting process 0 writes for long, into a file of $TOLD."""
+
+    def open(self, program, run):
+        """The hook."""
+        return Writing()
+
+
+class Writing:
+    """See `Writer`."""
+
+    def __call__(self, step, state, metrics):
+        """Nothing to do."""
+
+    def close(self):
+        """Writes, mostly waiting."""
+        if jax.process_index():
+            return
+        end = time.monotonic() + WRITES
+        with (Path(os.environ["TOLD"]) / "written").open("w") as file:
+            while time.monotonic() < end:
+                file.write("x" * 4096)
+                file.flush()
+                os.fsync(file.fileno())
+                time.sleep(0.3)
+            file.write("whole")
+
+
 def base() -> Experiment:
     """Dropout, augmentation, batch norm and EMA; a kernel large enough for Orbax."""
     return replace(
@@ -128,6 +161,7 @@ for name, once in {
     "failing": Once("fail", 25, 1),
     "preempted": Once("SIGTERM", 15, 3),
     "interrupted": Once("SIGINT", 15, 0),
+    "writing": Once("fail", 25, 1),
 }.items():
-    hooks = (once, *ABLATIONS["long"]["hooks"])
+    hooks = (*[Writer()] * (name == "writing"), once, *ABLATIONS["long"]["hooks"])
     ABLATIONS[name] = ABLATIONS["long"] | {"hooks": hooks}

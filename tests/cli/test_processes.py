@@ -6,12 +6,14 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 
+from jaxdl.cli import launch
 from jaxdl.core.change import change
 from jaxdl.core.loading import load_file
 from jaxdl.core.records import read_result
@@ -148,6 +150,16 @@ def test_all_end_with_one_and_the_same_command_resumes(variant, code, words, her
     assert re.search("resumed at step (10|20) of 40", again.stderr)
     fit(experiment("long"), here / "whole", devices=jax.devices()[:4])
     assert_same_records(here / "run", here / "whole")
+
+
+@pytest.mark.slow
+def test_process_0_writes_to_the_end_when_another_has_failed(here):
+    start = time.monotonic()
+    ended = rehearse("writing", here / "run", 2, 2)
+    assert ended.returncode == 1 and "process 1 of 2 ended with exit code 1" in ended.stderr
+    assert (here / "written").read_text().endswith("whole")
+    assert time.monotonic() - start > several.WRITES > launch.GRACE
+    assert read_result(here / "run").status == "failed"
 
 
 @pytest.mark.slow

@@ -64,6 +64,15 @@ def test_tpus_send_no_more_than_the_strategy_needs(mesh, axes):
 
 
 @pytest.mark.tpu_aot
+def test_stages_on_tpus_send_no_more_than_a_pipeline_needs():
+    exp = small.experiment(
+        replace(MODEL, depth=4), precision="bf16", mesh={"pipe": 4}, accumulate=32, batch=128
+    )
+    _, _, found = small.audited(exp, "v5e:2x2")
+    assert 1 <= small.ratios(found)["pipe",] <= LIMIT
+
+
+@pytest.mark.tpu_aot
 @pytest.mark.row("C-024")
 def test_fsdp_gathers_and_scatters_and_little_more():
     # Tables are reduced once per use: at a depth of 2, where they weigh more, the ratio is 1.101.

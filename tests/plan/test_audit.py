@@ -136,3 +136,21 @@ def test_data_parallel_gradients_take_one_all_reduce():
     assert traffic.minimum == pytest.approx(2 * gradient * 7 / 8, rel=1e-4)
     assert 1 <= traffic.ratio <= 1.1
     assert plan.fits is None and plan.memory["parameters"] == gradient
+
+
+@pytest.mark.parametrize("kind", ["1f1b", pytest.param("gpipe", marks=pytest.mark.slow)])
+def test_a_pipeline_hands_on_activations_and_adds_up_what_all_stages_hold(kind):
+    model = replace(small.EXPERIMENT.model, depth=4)
+    exp = small.experiment(model, mesh={"pipe": 4}, accumulate=64, batch=64, pipeline=kind)
+    program, plan, found = small.audited(exp, "cpu:4")
+    (traffic,) = [t for t in found.traffic if t.bytes > 1000]
+    held = tree.flatten(program.abstract.params)
+    shared = sum(4 * leaf.size for path, leaf in held.items() if "blocks" not in path)
+    features = 4 * 64 * 32 * 64
+    assert traffic.axes == ("pipe",)
+    assert traffic.minimum == pytest.approx(2 * features + 2 * shared * 3 / 4, rel=1e-4)
+    assert 1 <= traffic.ratio <= 1.1
+    sent = [one for one in plan.collectives if one.bytes == features // 64]
+    # Each way once per tick; those of the bubble carry nothing.
+    assert {one.kind for one in sent} == {"collective-permute"}
+    assert sum(one.trips for one in sent) == 2 * (64 + 3)

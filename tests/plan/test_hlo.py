@@ -194,3 +194,21 @@ def test_a_loop_that_does_not_say_how_often_it_runs_is_counted(bound, step, trip
     text = COUNTING.replace("constant(8)", f"constant({bound})")
     (one,) = collectives(text.replace("constant(2)", f"constant({step})"), {"data": 8})
     assert one.trips == trips and one.axes == ("data",)
+
+
+def test_a_counter_may_be_copied_before_the_next_turn():
+    copy = "%copy.1 = u32[]{:T(128)} copy(%next)\n  ROOT %out"
+    text = COUNTING.replace("ROOT %out", copy).replace("tuple(%next,", "tuple(%copy.1,")
+    (one,) = collectives(text, {"data": 8})
+    assert one.trips == 4
+
+
+def test_loops_that_share_a_channel_are_counted_each():
+    first, rest = COUNTING.split("ENTRY", 1)
+    again = first.replace("HloModule counting", "").replace("%test", "%test.2")
+    again = again.replace("%work", "%work.2").replace("constant(8)", "constant(6)")
+    two = "%one = (u32[], f32[8]{0}) while(%s), condition=%test, body=%work\n  ROOT %loop"
+    rest = rest.replace("ROOT %loop", two).replace("while(%s), condition=%test, body=%work\n}",
+        "while(%one), condition=%test.2, body=%work.2\n}")  # fmt: skip
+    found = collectives(f"{first}{again}ENTRY{rest}", {"data": 8})
+    assert [one.trips for one in found] == [4, 3]
