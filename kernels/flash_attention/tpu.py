@@ -99,7 +99,7 @@ def _dkv(spec, q, k, v, extras, dy, lse, inner) -> tuple[Array, Array]:
     shapes = {n: ((call.batch, call.groups, call.s, size), k.dtype) for n, size in sizes.items()}
 
     def place(b, h, i, j):
-        return b, h // (call.heads // call.groups), j, 0
+        return b, call.group(h), j, 0
 
     outputs = {name: ((1, 1, call.c, size), place) for name, size in sizes.items()}
     scratch = {name: (call.c, size) for name, size in sizes.items()}
@@ -157,8 +157,17 @@ class Call:
         """Its shape."""
         n, m = self.t // self.r, self.s // self.c
         if self.by_keys:
-            return self.batch, self.groups, m, self.heads // self.groups * n
+            return self.batch, self.groups, m, self.shared * n
         return self.batch, self.heads, n, m
+
+    @property
+    def shared(self) -> int:
+        """Heads of queries for each of keys."""
+        return self.heads // self.groups
+
+    def group(self, h: Any) -> Any:
+        """The head of keys of a head of queries."""
+        return h if self.shared == 1 else _block(h, self.shared)
 
     @property
     def factor(self) -> float:
@@ -170,22 +179,22 @@ class Call:
         if not self.by_keys:
             return b, x, y, z
         n = self.t // self.r
-        return b, x * (self.heads // self.groups) + z // n, z % n, y
+        return b, x * self.shared + _block(z, n), lax.rem(z, jnp.int32(n)), y
 
     def nearest(self, i: Any, j: Any, offset: Any) -> tuple[Any, Any]:
         """The block nearest to (i, j) along the last dimension that is needed: others stay away."""
         if self.by_keys:
             low, high, n = 0, self.t // self.r - 1, self.t // self.r
             if self.spec.right is not None:
-                low = (j * self.c - self.spec.right - offset) // self.r
+                low = _block(j * self.c - self.spec.right - offset, self.r)
             if self.spec.left is not None:
-                high = ((j + 1) * self.c - 1 + self.spec.left - offset) // self.r
+                high = _block((j + 1) * self.c - 1 + self.spec.left - offset, self.r)
             return jnp.clip(jnp.clip(i, low, high), 0, n - 1), j
         low, high, m = 0, self.s // self.c - 1, self.s // self.c
         if self.spec.left is not None:
-            low = (i * self.r + offset - self.spec.left) // self.c
+            low = _block(i * self.r + offset - self.spec.left, self.c)
         if self.spec.right is not None:
-            high = ((i + 1) * self.r - 1 + offset + self.spec.right) // self.c
+            high = _block((i + 1) * self.r - 1 + offset + self.spec.right, self.c)
         return i, jnp.clip(jnp.clip(j, low, high), 0, m - 1)
 
     def inputs(self, q: Array, k: Array, extras: Extras) -> Arrays:
@@ -227,12 +236,11 @@ class Call:
 
     def of_keys(self, x: Array, turned: bool = False) -> tuple[Array, tuple[int, ...], Callable]:
         """[B, G, S, K] in blocks of keys, or `turned` [B, G, K, S]."""
-        shared = self.heads // self.groups
         if turned:
             block = 1, 1, x.shape[2], self.c
-            return _padded(x, 3, self.s), block, lambda b, h, i, j: (b, h // shared, 0, j)
+            return _padded(x, 3, self.s), block, lambda b, h, i, j: (b, self.group(h), 0, j)
         block = 1, 1, self.c, x.shape[-1]
-        return _padded(x, 2, self.s), block, lambda b, h, i, j: (b, h // shared, j, 0)
+        return _padded(x, 2, self.s), block, lambda b, h, i, j: (b, self.group(h), j, 0)
 
     def of_bias(self, bias: Array) -> tuple[Array, tuple[int, ...], Callable]:
         """Keys in rows, as the logits."""
@@ -446,6 +454,12 @@ def _dkv_kernel(call: Call, at: At, refs: SimpleNamespace, sums: SimpleNamespace
     def _():
         refs.dk_out[0, 0] = (sums.dk[...] * (1 / call.factor)).astype(refs.dk_out.dtype)
         refs.dv_out[0, 0] = sums.dv[...].astype(refs.dv_out.dtype)
+
+
+def _block(position: Any, size: int) -> Array:
+    """The block in which a position lies; the first for those before."""
+    # Mosaic asks the present device before it rounds a quotient down, and there may be none.
+    return lax.div(jnp.maximum(position, 0), jnp.int32(size))
 
 
 def _heads(x: Array) -> Array:
