@@ -21,7 +21,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 from jaxdl.kernels.flash_attention import cpu
-from jaxdl.kernels.flash_attention.spec import EMPTY, HIDDEN, Extras, Spec, in_band, kept
+from jaxdl.kernels.flash_attention.spec import EMPTY, FAR, HIDDEN, Extras, Spec, in_band, kept
 
 LANES = 128
 LOG2E = math.log2(math.e)
@@ -76,7 +76,7 @@ def backward(
     if wanted_bias:
         bias = cpu.backward(spec, True, q, k, v, extras, y, lse, dy, dlse)[3]
     inner = jnp.einsum("bthv,bthv->bht", dy, y, preferred_element_type=jnp.float32) - dlse
-    lse = jnp.where(jnp.isneginf(lse), 0, lse) * LOG2E
+    lse = jnp.where(jnp.isneginf(lse), FAR, lse * LOG2E)
     given = q, k, v, extras, dy, lse, inner
     return (*_dq(spec, *given), *_dkv(spec, *given), bias)
 
@@ -221,7 +221,7 @@ class Call:
             "dy": self.of_queries(_heads(dy)),
             **{
                 name: (
-                    _padded(x[:, :, None], 3, self.t),
+                    _padded(x[:, :, None], 3, self.t, FAR if name == "lse" else 0),
                     (1, 1, 1, self.r),
                     lambda b, h, i, j: (b, h, 0, i),
                 )
@@ -467,7 +467,8 @@ def _heads(x: Array) -> Array:
     return x.swapaxes(1, 2)
 
 
-def _padded(x: Array, axis: int, size: int) -> Array:
+def _padded(x: Array, axis: int, size: int, value: float = 0) -> Array:
     if x.shape[axis] == size:
         return x
-    return jnp.pad(x, [(0, size - n if d == axis else 0) for d, n in enumerate(x.shape)])
+    sides = [(0, size - n if d == axis else 0) for d, n in enumerate(x.shape)]
+    return jnp.pad(x, sides, constant_values=value)
