@@ -11,10 +11,10 @@ from jax import Array
 
 from jaxdl.core.errors import InputError
 from jaxdl.kernels.dispatch import dispatch
-from jaxdl.kernels.flash_attention import cpu, reference
+from jaxdl.kernels.flash_attention import cpu, gpu, reference, tpu
 from jaxdl.kernels.flash_attention.spec import Extras, Spec, described
 
-MODULES = {"cpu": cpu, "reference": reference}
+MODULES = {"cpu": cpu, "gpu": gpu, "tpu": tpu, "reference": reference}
 
 
 def flash_attention(

@@ -16,7 +16,16 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from jaxdl.kernels.flash_attention import reference
-from jaxdl.kernels.flash_attention.spec import EMPTY, HIDDEN, Extras, Spec, capped, in_band, kept
+from jaxdl.kernels.flash_attention.spec import (
+    EMPTY,
+    FAR,
+    HIDDEN,
+    Extras,
+    Spec,
+    capped,
+    in_band,
+    kept,
+)
 
 ROWS, COLUMNS, BANDED = 512, 1024, 512
 """The most rows and columns of a block, and the most columns where positions hide keys."""
@@ -57,7 +66,8 @@ def backward(
     work = Work.of(spec, q, k, extras)
     inner = jnp.einsum("bthv,bthv->bth", dy, y, preferred_element_type=work.kind)
     inner -= dlse.swapaxes(1, 2)
-    lse = jnp.where(jnp.isneginf(lse), 0, lse).swapaxes(1, 2)
+    lse = jnp.where(jnp.isneginf(lse), FAR, lse).swapaxes(1, 2)
+    lse = _padded(lse, 1, work.n * work.r, constant_values=FAR)
     rows = [work.query_blocks(x) for x in (dy, lse[..., None], inner[..., None])]
     bias = jnp.zeros_like(work.bias) if wanted_bias else None
 
@@ -293,7 +303,8 @@ def _even(count: int, most: int) -> tuple[int, int]:
     return blocks, -(-count // (8 * blocks)) * 8
 
 
-def _padded(x: Array, axis: int, size: int, mode: str = "constant") -> Array:
+def _padded(x: Array, axis: int, size: int, mode: str = "constant", **how: float) -> Array:
     if x.shape[axis] == size:
         return x
-    return jnp.pad(x, [(0, size - n if d == axis else 0) for d, n in enumerate(x.shape)], mode)
+    sides = [(0, size - n if d == axis else 0) for d, n in enumerate(x.shape)]
+    return jnp.pad(x, sides, mode, **how)

@@ -16,6 +16,8 @@ HIDDEN = float(jnp.finfo(jnp.float32).min)
 """The logit of a key that is not seen: finite, since the difference of two infinities is none."""
 EMPTY = HIDDEN / 2
 """A key whose logit is not above is not seen, a bias of -inf among them."""
+FAR = -EMPTY
+"""The log-sum-exp, on the way back, of a row that is padding or saw nothing: no weight is left."""
 
 
 @dataclass(frozen=True)

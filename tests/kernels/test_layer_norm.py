@@ -120,7 +120,7 @@ INTERPRETED = {
     # An interpreter that fills what was not written with NaN, and finds races; and the plain one,
     # which fills what lies beyond an array with NaN.
     "tpu": (tpu, {"interpret": pltpu.InterpretParams(detect_races=True)}, (40, 128)),
-    "tpu ragged": (tpu, {"interpret": True}, (37, 100)),
+    "tpu ragged": (tpu, {"interpret": True}, (37, 256)),
     "gpu ragged": (gpu, {"interpret": True}, (37, 100)),
 }
 
@@ -145,7 +145,7 @@ def test_a_kernel_is_the_reference_to_the_last_bits(name, center, monkeypatch):
 class Small:
     """Blocks of 16 rows, of which the last is not full and the backward pass adds several up."""
 
-    forward = backward = 16 * 128
+    forward = backward = 16 * 128 * 4
 
 
 def test_infinite_rows_stay_alone():
@@ -218,7 +218,7 @@ def test_its_parameters_are_those_of_linen():
 
 @pytest.mark.row("C-033")
 def test_it_is_two_kernels_elsewhere_and_none_here():
-    values = arrays((4, 9, 100), "bfloat16")
+    values = arrays((4, 9, 128), "bfloat16")
     traced = jax.jit(partial(run, True, True, True)).trace(values)
     text = {p: traced.lower(lowering_platforms=(p,)).as_text() for p in ("tpu", "cuda", "cpu")}
     assert text["tpu"].count("tpu_custom_call") == text["cuda"].count("triton") == 2
@@ -236,6 +236,8 @@ def test_what_a_kernel_refuses_falls_back_and_can_be_an_error():
     assert "custom_call" not in traced.lower(lowering_platforms=("tpu",)).as_text()
     with strict():
         layer_norm(x)
+    with pytest.raises(InputError, match="XLA is faster at 8 features"):
+        layer_norm(x.astype("float32"), impl="tpu")
     assert any(c.kernel == "layer_norm" and "float16[2, 8]" in c.shape for c in choices())
 
 
@@ -269,7 +271,7 @@ def test_it_compiles_for_tpus(target, unkept):
     from jaxdl.plan import devices
 
     sharding = SingleDeviceSharding(devices(target)[0])
-    for shape, dtype in (((4, 512, 768), "bfloat16"), ((37, 100), "float32")):
+    for shape, dtype in (((4, 512, 768), "bfloat16"), ((37, 256), "float32")):
         given = jax.eval_shape(partial(arrays, shape, dtype))
         given = jax.tree.map(
             lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding), given
