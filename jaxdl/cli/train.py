@@ -33,6 +33,7 @@ def train(
     edits: Edits = (),
     run_dir: Directory = None,
     workers: int = 0,
+    strict_kernels: screen.Flag = False,
     json: screen.Flag = False,
     several: Several = launch.Processes(),  # noqa: B008 it is frozen
 ) -> int:
@@ -49,6 +50,8 @@ def train(
         run_dir: where the run is kept; default runs/FILE/VARIANT-DIGEST. Several processes share
             it.
         workers: processes that prepare batches, where decoding them takes more than one core.
+        strict_kernels: refuse to train where a kernel made for these devices cannot run a shape,
+            for which another would be taken.
         json: print only the result, as one JSON object.
         several: see `Processes`.
     """
@@ -57,10 +60,11 @@ def train(
     place = run_dir or Path("runs") / stem / f"{variant}-{digest(experiment)}"
     if several.processes > 1:
         sets = [part for edit in edits for part in ("--set", edit)]
-        options = ["--run-dir", str(place), "--workers", str(workers), *["--json"] * json]
+        options = ["--run-dir", str(place), "--workers", str(workers)]
+        options += ["--strict-kernels"] * strict_kernels + ["--json"] * json
         arguments = ["train", exp, *sets, *options]
         return launch.launch(arguments, several.processes, several.devices_per_process)
-    with joined(several.member, _facts(experiment, place)):
+    with joined(several.member, _facts(experiment, place)), parallel.strict_kernels(strict_kernels):
         return _train(exp, edits, experiment, place, workers, json)
 
 

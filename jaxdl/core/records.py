@@ -24,7 +24,7 @@ import numpy as np
 from jaxdl.core.errors import InputError
 
 SCHEMA = 1
-STAMPED = ("command", "code", "versions", "devices", "flags")
+STAMPED = ("command", "code", "versions", "devices", "flags", "kernels")
 PASSPORT, METRICS, RESULT = "passport.json", "metrics.jsonl", "result.json"
 CHECKPOINTS, TENSORBOARD = "checkpoints", "tensorboard"
 
@@ -80,6 +80,8 @@ class Passport:
     devices: Mapping[str, Any]
     flags: Mapping[str, str]
     seed: int
+    kernels: tuple[Mapping[str, Any], ...] = ()
+    """Which implementation runs each kernel, and why not the platform's own."""
     folder: str = ""
     """Working directory of the command."""
     sittings: tuple[Mapping[str, Any], ...] = ()

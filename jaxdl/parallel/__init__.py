@@ -1,5 +1,7 @@
 """Meshes, sharding rules, and the one door from single-device functions to shards."""
 
+from jaxdl.kernels.dispatch import choices as kernel_choices
+from jaxdl.kernels.dispatch import strict as strict_kernels
 from jaxdl.parallel.collective import all_reduced, batch_axes
 from jaxdl.parallel.context import context_parallel
 from jaxdl.parallel.mesh import make_mesh
@@ -43,6 +45,7 @@ __all__ = [
     "fetched",
     "gathered",
     "is_first",
+    "kernel_choices",
     "make_mesh",
     "peak",
     "per_shard",
@@ -55,6 +58,7 @@ __all__ = [
     "spread",
     "spread_vocabulary",
     "staged",
+    "strict_kernels",
     "unbox",
     "unrolls",
 ]

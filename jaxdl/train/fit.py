@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing, suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +82,8 @@ def fit(
             return Fitted(ended)
     program = build(exp, devices)
     check_program(program)
+    kernels = tuple(asdict(choice) for choice in parallel.kernel_choices())
+    passport = replace(passport, kernels=kernels)
     parallel.gathered()  # nobody writes before all have read
     with (
         closing(open_run(directory, passport, exp.task.primary, exp.task.mode)) as run,

@@ -14,6 +14,7 @@ from jaxdl.core.loading import load_file
 from jaxdl.core.records import read_passport, read_records, read_result
 from jaxdl.data import Digits
 from jaxdl.models.mlp import MLP
+from jaxdl.models.vit import ViT
 from jaxdl.optim import AdamW, Constant, Cosine
 from jaxdl.train import EarlyStop, Evaluate, Log, Save, fit
 from jaxdl.train.checkpoint import Checkpoints
@@ -190,3 +191,12 @@ def test_a_run_ended_by_its_hooks_goes_on_under_others(exp, tmp_path, caplog):
     passport = read_passport(tmp_path)
     assert [s["step"] for s in passport.sittings] == [15]
     assert load(passport.experiment).hooks == second.hooks
+
+
+def test_the_passport_says_which_kernels_ran_where(exp, tmp_path):
+    model = ViT(patch=4, width=16, depth=1, heads=2, classes=10)
+    fit(replace(exp, model=model, steps=6, hooks=()), tmp_path, devices=ONE)
+    kernels = read_passport(tmp_path).kernels
+    took = {k["took"] for k in kernels if k["kernel"].startswith("flash_attention")}
+    assert took == {"cpu"}
+    assert all({"platform", "shape", "refused"} <= set(kernel) for kernel in kernels)
