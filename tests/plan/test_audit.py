@@ -1,5 +1,6 @@
 """Where a program's state lies, and what its step sends between devices."""
 
+from collections import Counter
 from dataclasses import replace
 
 import jax
@@ -85,6 +86,12 @@ def test_fsdp_divides_parameters_and_optimizer_state():
     held = program.abstract.params, program.abstract.opt
     whole = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(held))
     assert whole / 8 <= shard_bytes(held) <= 1.02 * whole / 8
+    state = program.init()
+    real = Counter()
+    for leaf in jax.tree.leaves((state.params, state.opt)):
+        for shard in leaf.addressable_shards:
+            real[shard.device] += shard.data.nbytes
+    assert set(real.values()) == {shard_bytes(held)} and len(real) == 8
 
 
 @pytest.fixture(scope="module")
