@@ -21,6 +21,8 @@ from jaxdl.train import build
 
 ROWS = 20
 """Longest rows of a table; the JSON has them all."""
+SHOWN = {"other_state": "other state", "host": "in the host's memory", "peak": "peak on the device"}
+"""Names of memory that are not shown as they are."""
 On = Annotated[str, tyro.conf.arg(metavar="HARDWARE")]
 
 
@@ -103,7 +105,7 @@ def _summary(on: str, found: Plan) -> dict[str, str]:
     shown = {"on": f"{on}: {found.devices} x {found.kind}, mesh {mesh or 'of one device'}"}
     shown["fits"] = f"{fits} {found.told}"
     for name, size in found.memory.items():
-        shown[name.replace("_", " ")] = _size(size) + room * (name == "peak")
+        shown[SHOWN.get(name, name)] = _size(size) + room * (name == "peak")
     shown["compile"] = f"{found.compile_s:.1f} s, {found.hlo_bytes / 1e6:.1f} MB of HLO"
     shown["FLOPs per step"] = f"{found.flops:,.4g}"
     if found.step_s is not None:

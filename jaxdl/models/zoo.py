@@ -22,6 +22,7 @@ ZOO = {
     "gpt2_large": Part(GPT, vocab=50257, width=1280, depth=36, heads=20, seq=1024),
     "gpt2_medium": Part(GPT, vocab=50257, width=1024, depth=24, heads=16, seq=1024),
     "gpt2_xl": Part(GPT, vocab=50257, width=1600, depth=48, heads=25, seq=1024),
+    "gpt3": Part(GPT, vocab=50257, width=12288, depth=96, heads=96, seq=2048, pad_vocab=128),
     "gpt_tiny": Part(GPT, vocab=256, width=32, depth=2, heads=4, seq=64),
     "lenet5": Part(LeNet),
     "lstm": Part(LSTMLanguageModel, vocab=10000, width=256, hidden=512),

@@ -20,6 +20,7 @@ from jaxdl.plan.hlo import Collective, collectives
 from jaxdl.train import Program
 
 LARGEST = 8
+HOST = "pinned_host"
 OPTIMISED = re.compile(r"module_\d+\..*after_optimizations\.txt$")
 BUFFER = re.compile(r"^ +\S+ *\( *\d+%\); +(\S+?); +\d+; +\d+; (.*)$", re.M)
 
@@ -38,8 +39,9 @@ class Plan:
     told: str
     """By the compiler, if it gave up."""
     memory: dict[str, int]
-    """`parameters`, `optimizer`, `other_state` and `batch` as they are laid out, and, of a step
-    that fits, `arguments`, `temporaries` and `peak` as compiled."""
+    """`parameters`, `optimizer`, `other_state` and `batch` as they are laid out in the device's
+    memory, what lies in the `host`'s instead, and, of a step that fits, `arguments`, `temporaries`
+    and `peak` of the device as compiled."""
     limit: float | None
     """Of `peak`."""
     largest: tuple[str, ...]
@@ -94,11 +96,14 @@ def compiled(program: Program) -> Plan:
     )
 
 
-def shard_bytes(abstract: Any) -> int:
-    """Bytes that one device holds of an abstract tree with shardings."""
+def shard_bytes(abstract: Any, *, on_host: bool = False) -> int:
+    """Bytes that one device holds of an abstract tree with shardings, in its own memory or in the
+    host's.
+    """
     return sum(
         math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
         for leaf in jax.tree.leaves(abstract)
+        if (leaf.sharding.memory_kind == HOST) is on_host
     )
 
 
@@ -128,7 +133,8 @@ def _unkept() -> Iterator[None]:
 def _at_least(
     chip: Chip, work: float, memory: dict[str, int], found: tuple[Collective, ...]
 ) -> dict[str, float]:
-    state = sum(memory[name] for name in ("parameters", "optimizer", "other_state"))
+    # What the host keeps passes through the device's memory all the same.
+    state = sum(memory[name] for name in ("parameters", "optimizer", "other_state", "host"))
     return {
         "compute": work / chip.flops,
         "memory": 2 * state / chip.memory_bandwidth,
@@ -137,7 +143,7 @@ def _at_least(
 
 
 def _laid_out(program: Program) -> dict[str, int]:
-    """Bytes of one device's part of the state and of a batch."""
+    """Bytes of one device's part of the state and of a batch, and of what the host keeps for it."""
     state = program.abstract
     rest = state.replace(params=(), opt=())
     parts = {
@@ -146,7 +152,8 @@ def _laid_out(program: Program) -> dict[str, int]:
         "other_state": rest,
         "batch": program.batch,
     }
-    return {name: shard_bytes(part) for name, part in parts.items()}
+    held = {name: shard_bytes(part) for name, part in parts.items()}
+    return held | {"host": shard_bytes(state, on_host=True)}
 
 
 def _as_compiled(executable: Any) -> dict[str, int]:

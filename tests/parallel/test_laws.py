@@ -73,6 +73,16 @@ def test_an_update_on_every_mesh_of_eight_is_that_of_one_device_or_refused(name,
     check_update(name, mesh)
 
 
+@pytest.mark.slow
+@pytest.mark.row("C-024")
+def test_an_update_of_fsdp_is_that_of_data_parallelism():
+    exp = laws.EXPERIMENTS["gpt"]
+    found, expected = (laws.updated(replace(exp, mesh={axis: 8}), 1) for axis in ("fsdp", "data"))
+    assert found[1] == pytest.approx(expected[1], rel=1e-5)
+    for a, b in zip(*map(jax.tree.leaves, (found[0], expected[0])), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
 STRATEGIES = {
     "dp": ("dp", {"data": 8}),
     "zero1": ("dp+zero1", {"data": 8}),

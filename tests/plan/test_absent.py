@@ -117,6 +117,7 @@ def test_a_deep_model_compiles_to_as_much_as_a_shallow_one():
 
 
 @pytest.mark.tpu_aot
+@pytest.mark.row("C-025")
 def test_the_host_takes_the_optimizer_state_off_the_device():
     def plan(where):
         exp = replace(EXPERIMENT, mesh={"fsdp": 4}, optimizer_memory=where)
@@ -125,3 +126,6 @@ def test_the_host_takes_the_optimizer_state_off_the_device():
     device, host = plan("device"), plan("host")
     taken = device["arguments"] - host["arguments"]
     assert taken == pytest.approx(device["optimizer"], rel=1e-2)
+    assert device["host"] == 0 and host["optimizer"] < 100  # counters stay
+    assert host["host"] + host["optimizer"] == device["optimizer"]
+    assert host["parameters"] == device["parameters"]

@@ -1,5 +1,6 @@
 """Where a program's state lies, and what its step sends between devices."""
 
+from collections import Counter
 from dataclasses import replace
 
 import jax
@@ -20,11 +21,10 @@ from jaxdl.parallel import shardings, unbox
 from jaxdl.parallel.mesh import AXES
 from jaxdl.parallel.strategies import PARAMETERS
 from jaxdl.plan import audit, shard_bytes
+from jaxdl.plan.chips import CHIPS
 from jaxdl.train import build
 
 small = load_file(__file__.replace("test_audit", "small"))
-GPT_3 = GPT(vocab=50304, width=12288, depth=96, heads=96, seq=2048)
-"""Brown et al. 2020, arXiv:2005.14165, table 2.1; the vocabulary divides by 128."""
 
 
 def mesh_of(**sizes):
@@ -42,14 +42,18 @@ def placed(model, inputs, mesh):
 
 
 @pytest.mark.row("C-021", "N-050")
-def test_a_model_of_175_billion_parameters_fits_512_chips():
-    params = placed(GPT_3, jnp.zeros((1, 8), jnp.int32), mesh_of(fsdp=64, model=8))
+@pytest.mark.parametrize(("axes", "devices"), [({"fsdp": 64, "model": 8}, 512), ({"fsdp": 64}, 64)])
+def test_gpt_3_fits_the_chips_that_it_is_divided_over(axes, devices, capsys):
+    """The second is the least of them that hold its state with room for activations."""
+    params = placed(create("gpt3"), jnp.zeros((1, 8), jnp.int32), mesh_of(**axes))
     assert tree.size(params) == pytest.approx(175e9, rel=0.01)
-    # Master parameters and two moments of AdamW, of the 95.7 GiB of a v5p chip.
-    state = 3 * shard_bytes(params)
-    print(f"GPT-3 on v5p:8x8x8, fsdp=64 x model=8: {state / 1e9:.2f} GB of state per device")
-    assert state == pytest.approx(3 * 4 * 175e9 / 512, rel=0.02)
-    assert state < 0.05 * 95.73 * 2**30
+    # Master parameters and two moments of AdamW.
+    state, room = 3 * shard_bytes(params), CHIPS["TPU v5"].memory
+    with capsys.disabled():
+        told = " x ".join(f"{name}={size}" for name, size in axes.items())
+        print(f"\nGPT-3 on v5p, {told}: {state / 1e9:.2f} GB of state per device")
+    assert state == pytest.approx(3 * 4 * 175e9 / devices, rel=0.02)
+    assert state < room / 2
 
 
 def inputs_of(model):
@@ -82,6 +86,12 @@ def test_fsdp_divides_parameters_and_optimizer_state():
     held = program.abstract.params, program.abstract.opt
     whole = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(held))
     assert whole / 8 <= shard_bytes(held) <= 1.02 * whole / 8
+    state = program.init()
+    real = Counter()
+    for leaf in jax.tree.leaves((state.params, state.opt)):
+        for shard in leaf.addressable_shards:
+            real[shard.device] += shard.data.nbytes
+    assert set(real.values()) == {shard_bytes(held)} and len(real) == 8
 
 
 @pytest.fixture(scope="module")
