@@ -31,7 +31,7 @@ Else:   XLA:TPU does not always find the least, and whether it scatters gradient
         prefer_einsum_reduce_scatter and padding_overhead_threshold_with_copy_for_reduce_scatter of
         xla_tpu say. With 8 rows each it
         sends permutations in place of gathers and scatters; fsdp=32, and fsdp=16 beside data=2, on
-        v5e:4x8 scatter. No rule of ours that was tried changes it.
+        v5e:4x8 scatter.
         A GPT of 7 billion parameters on v5p:4x4x4 with fsdp=16, model=4: 5.99 GB of 95.7 GiB at its
         peak, 1.00 times the least on model, about 1.13 on fsdp.
         GPT-3 (175 billion parameters, batch 512 x 2048) on v5p:8x8x8 with fsdp=64, model=8: fits,

@@ -117,7 +117,6 @@ def test_a_deep_model_compiles_to_as_much_as_a_shallow_one():
 
 
 @pytest.mark.tpu_aot
-@pytest.mark.row("C-025")
 def test_the_host_takes_the_optimizer_state_off_the_device():
     def plan(where):
         exp = replace(EXPERIMENT, mesh={"fsdp": 4}, optimizer_memory=where)
