@@ -22,7 +22,11 @@ with open(sys.argv[1], "w") as file:
     file.write("whole")
 """
 FAILING = "import sys; print('no more'); sys.exit(3)"
-pytestmark = pytest.mark.multihost
+pytestmark = [
+    pytest.mark.multihost,
+    # Of this test's process, in which jax may have started its threads; no launcher has.
+    pytest.mark.filterwarnings(r"ignore:os\.fork\(\) was called:RuntimeWarning"),
+]
 
 
 @pytest.fixture
