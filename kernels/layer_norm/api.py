@@ -156,7 +156,7 @@ def _run(name: str, results: Kinds, how: How, rows: tuple, weights: tuple) -> tu
         lines = (1,) * (args[0].ndim - 1)
         return tuple(
             a.reshape(*lines, -1) if kind == "sums" else a
-            for a, kind in zip(found, results, strict=True)
+            for a, kind in zip(found, results, strict=False)
         )
 
     return (how.spread(local, kinds, results) if how.spread else local)(*given)
