@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -38,10 +38,12 @@ class Tile:
 
 TILES = {
     # by the head size, as padded; 64 rows at least, else products are not of the Hopper kind
-    "forward": {64: Tile(128, 64, 4, 3), 128: Tile(128, 128, 8, 2), 256: Tile(64, 64, 8, 1)},
-    "dq": {64: Tile(64, 64, 4, 2), 128: Tile(64, 64, 4, 2), 256: Tile(64, 64, 8, 1)},
-    "dkv": {64: Tile(64, 64, 4, 2), 128: Tile(64, 64, 4, 2), 256: Tile(64, 64, 8, 1)},
+    "forward": {64: Tile(128, 64, 4, 3), 128: Tile(128, 128, 8, 2), 256: Tile(128, 64, 8, 1)},
+    "dq": {64: Tile(64, 64, 4, 2), 128: Tile(128, 64, 8, 2), 256: Tile(128, 32, 8, 1)},
+    "dkv": {64: Tile(64, 64, 4, 2), 128: Tile(64, 64, 8, 2), 256: Tile(64, 64, 8, 1)},
 }
+PRECISE = lax.DotAlgorithmPreset.TF32_TF32_F32_X3
+"""How float32 is multiplied: as three products of tensor cores, about as exact as itself."""
 Arrays = dict[str, tuple[Array, tuple[int | None, ...], Callable]]
 
 
@@ -52,6 +54,8 @@ def refuses(spec: Spec, q: Array, k: Array, extras: Extras, *rest: Any) -> str |
         return "its sums are in float32; bfloat16, float16 and float32 run"
     if q.shape[-1] > 256:
         return f"a head size of {q.shape[-1]} is above 256, the largest whose blocks fit"
+    if q.dtype == jnp.float32 and q.shape[-1] > 128:
+        return f"a head size of {q.shape[-1]} in float32 is above 128; bfloat16 runs up to 256"
     return None
 
 
@@ -134,6 +138,9 @@ class Call:
         (batch, time, heads, size), (keys, groups) = q.shape, k.shape[1:3]
         tiles = TILES[kernel]
         tile = tiles[min(n for n in tiles if n >= min(max(size, v.shape[-1]), max(tiles)))]
+        if q.dtype == jnp.float32:
+            # Twice as large in shared memory.
+            tile = replace(tile, r=max(tile.r // 2, 32), c=max(tile.c // 2, 32), stages=1)
         return cls(spec, tile, kernel == "dkv", batch, heads, groups, time, keys)
 
     @property
@@ -448,8 +455,8 @@ def _dkv_kernel(meet: Meeting, refs: SimpleNamespace) -> None:
 
 
 def _dot(a: Array, b: Array) -> Array:
-    """Their product, summed in float32, which is not rounded to TF32."""
-    precision = lax.Precision.HIGHEST if a.dtype == jnp.float32 else None
+    """Their product, summed in float32."""
+    precision = PRECISE if a.dtype == jnp.float32 else None
     return jnp.dot(a, b, precision=precision, preferred_element_type=jnp.float32)
 
 

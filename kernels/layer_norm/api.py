@@ -114,7 +114,7 @@ def _forward(x, residual, scale, bias, how):
 
 def _backward(how, residuals, cotangents):
     (h, scale, (x, residual, bias)), (dy, dh) = residuals, cotangents
-    dx, dscale, dbias = _gradient(h, dy, dh, scale, how)
+    dx, dscale, dbias = (*_gradient(h, dy, dh, scale, how), None)[:3]
     return tuple(
         None if like is None else gradient.astype(like.dtype)
         for gradient, like in ((dx, x), (dx, residual), (dscale, scale), (dbias, bias))
@@ -125,11 +125,10 @@ _norm.defvjp(_forward, _backward)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(4,))
-def _gradient(
-    h: Array, dy: Array, dh: Array | None, scale: Array, how: How
-) -> tuple[Array, Array, Array]:
-    """The cotangents of h, scale and bias."""
-    dx, *sums = _run("backward", ("rows", "sums", "sums"), how, rows=(h, dy, dh), weights=(scale,))
+def _gradient(h: Array, dy: Array, dh: Array | None, scale: Array, how: How) -> tuple[Array, ...]:
+    """The cotangents of h, of the scale and, where rows are centered, of the bias."""
+    results = ("rows", *("sums",) * len(reference.WEIGHTS[how.norm.center]))
+    dx, *sums = _run("backward", results, how, rows=(h, dy, dh), weights=(scale,))
     return dx, *(a.sum(range(a.ndim - 1)) for a in sums)
 
 

@@ -20,7 +20,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 
 from jaxdl.kernels.layer_norm.blocks import GPU, blocks
-from jaxdl.kernels.layer_norm.reference import Norm
+from jaxdl.kernels.layer_norm.reference import WEIGHTS, Norm
 
 WIDEST = 2**15
 """Features whose row is spread over the registers of one program without spilling."""
@@ -74,24 +74,25 @@ def backward(
     norm: Norm,
     device: str = "",
     interpret: Any = False,
-) -> tuple[Array, Array, Array]:
+) -> tuple[Array, ...]:
     """As the reference."""
     rows = {"h": h, "dy": dy} if dh is None else {"h": h, "dy": dy, "dh": dh}
     rows = {name: a.reshape(-1, h.shape[-1]) for name, a in rows.items()}
     size, features = rows["h"].shape
     block = _block((size, features), blocks(GPU, device).backward)
+    weights = WEIGHTS[norm.center]
     programs = min(pl.cdiv(size, block[0]), PROGRAMS)
     dx = jax.ShapeDtypeStruct((size, features), h.dtype)
     sums = jax.ShapeDtypeStruct((programs, features), jnp.float32)
     found = pl.pallas_call(
         partial(_backward_kernel, norm=norm, block=block),
-        out_shape={"dx": dx, "scale": sums, "bias": sums},
+        out_shape={"dx": dx, **dict.fromkeys(weights, sums)},
         grid=(programs,),
         compiler_params=_warps(block),
         interpret=interpret,
         name="norm_backward",
     )(rows, scale)
-    return found["dx"].reshape(h.shape), found["scale"].sum(0), found["bias"].sum(0)
+    return found["dx"].reshape(h.shape), *(found[name].sum(0) for name in weights)
 
 
 def _forward_kernel(rows: dict, weights: dict, out: dict, *, norm: Norm, block: tuple) -> None:
@@ -124,13 +125,15 @@ def _backward_kernel(rows: dict, scale: Any, out: dict, *, norm: Norm, block: tu
             dx += part.load(rows["dh"])
         part.store(out["dx"], dx)
         # Rows beyond the last are of zeros.
-        return sums[0] + jnp.sum(dy * unit, 0), sums[1] + jnp.sum(dy, 0)
+        return tuple(
+            total + jnp.sum(values, 0) for total, values in zip(sums, (dy * unit, dy), strict=False)
+        )
 
-    zeros = jnp.zeros(block[1], jnp.float32)
+    names = WEIGHTS[norm.center]
     trips = pl.cdiv(pl.cdiv(size, block[0]) - me, programs)
-    of_scale, of_bias = jax.lax.fori_loop(0, trips, add, (zeros, zeros))
+    start = (jnp.zeros(block[1], jnp.float32),) * len(names)
     columns = jnp.arange(block[1])
-    for name, value in {"scale": of_scale, "bias": of_bias}.items():
+    for name, value in zip(names, jax.lax.fori_loop(0, trips, add, start), strict=True):
         plgpu.store(out[name].at[me, columns], value, mask=columns < features)
 
 

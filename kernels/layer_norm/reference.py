@@ -24,6 +24,10 @@ class Norm:
     """Of y."""
 
 
+WEIGHTS = {True: ("scale", "bias"), False: ("scale",)}
+"""What a normalisation that centers has, and one that does not."""
+
+
 def forward(
     x: Array, residual: Array | None, scale: Array, bias: Array | None, norm: Norm
 ) -> tuple[Array, Array]:
@@ -39,10 +43,9 @@ def forward(
     return y.astype(norm.dtype), h
 
 
-def backward(
-    h: Array, dy: Array, dh: Array | None, scale: Array, norm: Norm
-) -> tuple[Array, Array, Array]:
-    """The cotangents of h, which is that of x and of the residual, of the scale and of the bias.
+def backward(h: Array, dy: Array, dh: Array | None, scale: Array, norm: Norm) -> tuple[Array, ...]:
+    """The cotangents of h, which is that of x and of the residual, of the scale and of the bias
+    where rows are centered.
 
     `dh` is that of h as a result of its own. Those of scale and bias are of the dtype in which the
     statistics are computed.
@@ -53,7 +56,8 @@ def backward(
     if dh is not None:
         dx = dx + dh
     rows = tuple(range(h.ndim - 1))
-    return dx.astype(h.dtype), (dy * unit).sum(rows), dy.sum(rows)
+    sums = (dy * unit).sum(rows), dy.sum(rows)
+    return dx.astype(h.dtype), *sums[: len(WEIGHTS[norm.center])]
 
 
 def standardised(h: Array, norm: Norm) -> tuple[Array, Array]:

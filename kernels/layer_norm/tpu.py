@@ -20,10 +20,12 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 from jaxdl.kernels.layer_norm.blocks import TPU, blocks
-from jaxdl.kernels.layer_norm.reference import Norm, input_gradient
+from jaxdl.kernels.layer_norm.reference import WEIGHTS, Norm, input_gradient
 
 LANES, SUBLANES, TILE = 128, 8, 32
 """Of a vector register of float32; bytes of a column of one tile of any dtype."""
+PIECE = 2**15
+"""Numbers of a block that are worked on at a time."""
 
 
 def refusal(x: Array, device: str) -> str | None:
@@ -79,12 +81,13 @@ def backward(
     norm: Norm,
     device: str = "",
     interpret: Any = False,
-) -> tuple[Array, Array, Array]:
+) -> tuple[Array, ...]:
     """As the reference."""
     rows = {"h": h, "dy": dy} if dh is None else {"h": h, "dy": dy, "dh": dh}
     rows = {name: a.reshape(-1, h.shape[-1]) for name, a in rows.items()}
     size, features = rows["h"].shape
     count, block, whole = _tiling(rows, blocks(TPU, device).backward)
+    weights = WEIGHTS[norm.center]
     # Chips of two cores halve the first dimension of the grid.
     cores = 2 - count % 2
     spec = pl.BlockSpec(block, lambda core, i: (core * (count // cores) + i, 0))
@@ -93,48 +96,52 @@ def backward(
     held = pl.BlockSpec((None, SUBLANES, whole[1]), lambda core, i: (core, 0, 0))
     found = pl.pallas_call(
         partial(_backward_kernel, norm=norm, size=size),
-        out_shape={"dx": dx, "scale": sums, "bias": sums},
+        out_shape={"dx": dx, **dict.fromkeys(weights, sums)},
         grid=(cores, count // cores),
         in_specs=[dict.fromkeys(rows, spec), pl.BlockSpec(whole, lambda core, i: (0, 0))],
-        out_specs={"dx": spec, "scale": held, "bias": held},
+        out_specs={"dx": spec, **dict.fromkeys(weights, held)},
         compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel", "arbitrary")),
         interpret=interpret,
         name="norm_backward",
     )(rows, scale[None])
-    return found["dx"].reshape(h.shape), found["scale"].sum((0, 1)), found["bias"].sum((0, 1))
+    return found["dx"].reshape(h.shape), *(found[name].sum((0, 1)) for name in weights)
 
 
 def _forward_kernel(rows: dict, weights: dict, out: dict, *, norm: Norm) -> None:
-    x = rows["x"][...]
-    if "residual" in rows:
-        x = _sum(x, rows["residual"][...], out["h"].dtype)
-        out["h"][...] = x
-    y = _standardised(x, norm)[0] * weights["scale"][...].astype(jnp.float32)
-    if "bias" in weights:
-        y += weights["bias"][...].astype(jnp.float32)
-    out["y"][...] = y.astype(norm.dtype)
+    weights = {name: weight[...].astype(jnp.float32) for name, weight in weights.items()}
+    for at in _pieces(rows["x"].shape):
+        x = rows["x"][at, :]
+        if "residual" in rows:
+            x = _sum(x, rows["residual"][at, :], out["h"].dtype)
+            out["h"][at, :] = x
+        y = _standardised(x, norm)[0] * weights["scale"]
+        if "bias" in weights:
+            y += weights["bias"]
+        out["y"][at, :] = y.astype(norm.dtype)
 
 
 def _backward_kernel(rows: dict, scale: Any, out: dict, *, norm: Norm, size: int) -> None:
+    sums = [out[name] for name in ("scale", "bias") if name in out]
+
     @pl.when(pl.program_id(1) == 0)
     def _():
-        for name in ("scale", "bias"):
-            out[name][...] = jnp.zeros(out[name].shape, jnp.float32)
+        for one in sums:
+            one[...] = jnp.zeros(one.shape, jnp.float32)
 
-    unit, rate = _standardised(rows["h"][...], norm)
-    dy = rows["dy"][...].astype(jnp.float32)
-    dunit = dy * scale[...].astype(jnp.float32)
-    dx = input_gradient(unit, rate, dunit, norm)
-    if "dh" in rows:
-        dx += rows["dh"][...].astype(jnp.float32)
-    out["dx"][...] = dx.astype(out["dx"].dtype)
-    block = dy.shape[0]
-    if size % block:
-        first = (pl.program_id(0) * pl.num_programs(1) + pl.program_id(1)) * block
-        there = first + jax.lax.broadcasted_iota(jnp.int32, dy.shape, 0) < size
-        unit, dy = jnp.where(there, unit, 0.0), jnp.where(there, dy, 0.0)
-    out["scale"][...] += _eight_rows(dy * unit)
-    out["bias"][...] += _eight_rows(dy)
+    weight, block = scale[...].astype(jnp.float32), rows["h"].shape[0]
+    first = (pl.program_id(0) * pl.num_programs(1) + pl.program_id(1)) * block
+    for at in _pieces(rows["h"].shape):
+        unit, rate = _standardised(rows["h"][at, :], norm)
+        dy = rows["dy"][at, :].astype(jnp.float32)
+        dx = input_gradient(unit, rate, dy * weight, norm)
+        if "dh" in rows:
+            dx += rows["dh"][at, :].astype(jnp.float32)
+        out["dx"][at, :] = dx.astype(out["dx"].dtype)
+        if size % block:
+            row = first + at.start + jax.lax.broadcasted_iota(jnp.int32, dy.shape, 0)
+            unit, dy = jnp.where(row < size, unit, 0.0), jnp.where(row < size, dy, 0.0)
+        for one, values in zip(sums, (dy * unit, dy), strict=False):
+            one[...] += _eight_rows(values)
 
 
 def _standardised(h: Array, norm: Norm) -> tuple[Array, Array]:
@@ -149,6 +156,13 @@ def _standardised(h: Array, norm: Norm) -> tuple[Array, Array]:
 def _sum(x: Array, residual: Array, dtype: Any) -> Array:
     """`x + residual` as rounded once; some TPUs add in float32 only."""
     return (x.astype(jnp.float32) + residual.astype(jnp.float32)).astype(dtype)
+
+
+def _pieces(block: tuple[int, int]) -> list[Any]:
+    """Rows of a block few enough that what is computed of them stays in registers."""
+    rows, features = block
+    step = max(PIECE // features // TILE, 1) * TILE
+    return [pl.ds(start, min(step, rows - start)) for start in range(0, rows, step)]
 
 
 def _eight_rows(x: Array) -> Array:
