@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxdl.bench import installed, kernels
+from jaxdl.bench import installed, kernels, kernels_gpu
 from jaxdl.bench.kernels import WORKLOADS, Attention, LayerNorm, LinearCrossEntropy
 from jaxdl.bench.peers.kernels import FUNCTIONS, run
 from jaxdl.bench.turns import Outcome, Turn
@@ -79,3 +79,21 @@ def test_the_floor_is_1_and_what_is_missing_is_told(monkeypatch):
     assert told["jaxdl"]["ratio"] == 0.5 and told["naive"]["ratio"] == 1
     assert "not installed" in told["torch"]["missing"]
     assert told["chunked"]["ms"] == 2000
+
+
+def test_the_script_for_a_gpu_runs_on_what_there_is():
+    told = list(kernels_gpu.records(kernels_gpu.TINY, 600))
+    kinds = [record["kind"] for record in told]
+    assert kinds[0] == "machine" and "ceilings" in kinds and "left out" not in kinds
+    assert all(record["fine"] for record in told if record["kind"] == "parity")
+    times = {record["op"]: record for record in told if record["kind"] == "times"}
+    for op, record in times.items():
+        assert {"jaxdl", "naive"} <= record["ms"].keys(), record["errors"]
+        assert record["errors"].keys() <= {"cudnn", "tokamax", "tokamax mosaic", "tokamax triton"}
+        assert record["op"] == op and min(record["ms"].values()) > 0
+    assert times.keys() == SMALL.keys()
+
+
+def test_what_there_is_no_time_for_is_named():
+    told = list(kernels_gpu.records(kernels_gpu.TINY, 0))
+    assert [record["op"] for record in told if record["kind"] == "left out"] == list(SMALL)
