@@ -9,7 +9,7 @@ import argparse
 import json
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from importlib.util import find_spec
 from typing import Any
@@ -47,7 +47,12 @@ def chunked(q: Array, k: Array, v: Array, causal: bool) -> Array:
     return jnp.moveaxis(y, 0, 1).reshape(q.shape)
 
 
-def in_jax(length: int, causal: bool) -> dict[str, tuple[Callable[[], Any], float]]:
+NAMES = "ours", "jax.nn", "naive", "chunked"
+
+
+def in_jax(
+    length: int, causal: bool, names: Sequence[str] = NAMES
+) -> dict[str, tuple[Callable[[], Any], float]]:
     """Calls by name, and megabytes of temporary memory."""
     peers = {
         "ours": partial(flash_attention, causal=causal),
@@ -64,7 +69,7 @@ def in_jax(length: int, causal: bool) -> dict[str, tuple[Callable[[], Any], floa
         memory = run.memory_analysis().temp_size_in_bytes / 1e6
         return lambda: jax.block_until_ready(run(*args)), memory
 
-    return {name: ready(attention) for name, attention in peers.items()}
+    return {name: ready(attention) for name, attention in peers.items() if name in names}
 
 
 def in_torch(length: int, causal: bool) -> Callable[[], Any]:
