@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from jax.experimental.pallas import tpu as pltpu
 from jax.sharding import NamedSharding, PartitionSpec, SingleDeviceSharding
 from jax.test_util import check_grads
@@ -129,7 +129,7 @@ def test_half_precision_is_summed_in_float32(dtype):
 
 
 @pytest.mark.slow
-@settings(max_examples=60)
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     lengths=LENGTHS,
     heads=st.sampled_from([(1, 1), (4, 4), (4, 2), (6, 1)]),
