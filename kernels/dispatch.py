@@ -34,6 +34,7 @@ class Choice:
 
 
 _choices: dict[Choice, None] = {}  # in order, each once
+_forced: ContextVar[str | None] = ContextVar("forced_kernels", default=None)
 _strict: ContextVar[bool] = ContextVar("strict_kernels", default=False)
 
 
@@ -52,6 +53,16 @@ def strict(on: bool = True) -> Iterator[None]:
         _strict.reset(token)
 
 
+@contextlib.contextmanager
+def forced(impl: str) -> Iterator[None]:
+    """Runs `impl` wherever none is asked for by name, for comparisons of whole models."""
+    token = _forced.set(impl)
+    try:
+        yield
+    finally:
+        _forced.reset(token)
+
+
 def dispatch(
     kernel: str,
     shape: str,
@@ -66,12 +77,13 @@ def dispatch(
         kernel, shape: what is asked for, in messages; a shape is logged once.
         implementations: name -> function of `args`; `reference` is among them.
         refusals: name -> why it cannot run these arguments, and what it could run.
-        impl: forces one; None picks.
+        impl: forces one; None picks, if no `forced` surrounds it.
         *args: arrays, or trees of them.
 
     Raises:
         InputError: `impl` is unknown or refuses; in `strict` mode, the expected platform's does.
     """
+    impl = impl or _forced.get()
     if impl is not None:
         _check(kernel, shape, implementations, refusals.get(impl), impl)
         return implementations[impl](*args)

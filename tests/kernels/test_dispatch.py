@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import pytest
 
 from jaxdl.core.errors import InputError
-from jaxdl.kernels.dispatch import choices, dispatch, strict
+from jaxdl.kernels.dispatch import choices, dispatch, forced, strict
 
 BY_NAME = {"cpu": lambda x: x + 1, "gpu": lambda x: x + 2, "reference": lambda x: x + 9}
 
@@ -26,6 +26,8 @@ def test_each_platform_runs_its_own_and_the_reference_where_it_has_none():
 
 def test_impl_forces_one_which_may_not_refuse():
     assert call(impl="gpu") == 2
+    with forced("gpu"):
+        assert call() == 2 and call(impl="cpu") == 1
     with pytest.raises(InputError, match="add: impl='cpu' cannot run x: odd; even ones fit"):
         call(shape="x", refusals={"cpu": "odd; even ones fit"}, impl="cpu")
     with pytest.raises(InputError, match="add has no impl='gpv'; did you mean 'gpu'"):

@@ -8,13 +8,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import HealthCheck, given, settings
 from jax.experimental.pallas import tpu as pltpu
 from jax.sharding import NamedSharding, PartitionSpec, SingleDeviceSharding
 from jax.test_util import check_grads
 
 from jaxdl.core.errors import InputError
-from jaxdl.kernels.flash_attention import DropWeights, cpu, flash_attention, gpu, seeds_of, tpu
+from jaxdl.kernels.flash_attention import (
+    DropWeights,
+    bench,
+    cpu,
+    flash_attention,
+    gpu,
+    seeds_of,
+    tpu,
+)
 from jaxdl.kernels.flash_attention.spec import bits
 from jaxdl.parallel import make_mesh, per_shard, scope
 from jaxdl.plan import devices
@@ -121,7 +129,7 @@ def test_half_precision_is_summed_in_float32(dtype):
 
 
 @pytest.mark.slow
-@settings(max_examples=60)
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     lengths=LENGTHS,
     heads=st.sampled_from([(1, 1), (4, 4), (4, 2), (6, 1)]),
@@ -134,19 +142,6 @@ def test_half_precision_is_summed_in_float32(dtype):
     segments=st.booleans(),
     soft_cap=st.none() | st.floats(0.5, 5),
     dropout=st.sampled_from([0.0, 0.4]),
-)
-@example(
-    lengths=(90, 90),
-    heads=(4, 2),
-    sizes=(8, 8),
-    dtype="float32",
-    causal=True,
-    window=(20, None),
-    offset=3,
-    bias=(True, False, True),
-    segments=True,
-    soft_cap=2.0,
-    dropout=0.4,
 )
 def test_any_features_together_are_the_reference(**kw):
     check(**kw)
@@ -196,10 +191,7 @@ def test_gradients_are_those_of_finite_differences():
     check_grads(
         lambda *args: run(*args[:3], bias=args[3]),
         tuple(given.values()),
-        order=1,
-        modes=["rev"],
-        atol=1e-2,
-        rtol=1e-2,
+        **{"order": 1, "modes": ["rev"], "atol": 1e-2, "rtol": 1e-2},
     )
 
 
@@ -229,8 +221,8 @@ def test_it_works_under_vmap_remat_and_scan():
         return (q**2).sum()
 
     found = jax.jit(jax.grad(layers, (0, 1, 2)))(*args)
-    right = jax.grad(plain, (0, 1, 2))(*args)
-    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-4), found, right)
+    same = partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-4)
+    jax.tree.map(same, found, jax.grad(plain, (0, 1, 2))(*args))
 
 
 @pytest.mark.row("C-030")
@@ -258,8 +250,8 @@ def test_shards_of_batch_and_heads_are_the_whole_with_the_same_dropout():
 
 
 def test_dropout_bits_are_fixed_fair_and_independent():
-    rows, columns = jnp.arange(200)[:, None], jnp.arange(300)[None]
-    first, second = (np.asarray(bits(jnp.int32(s), rows, columns)) for s in (5, 6))
+    at = jnp.arange(200)[:, None], jnp.arange(300)[None]
+    first, second = (np.asarray(bits(jnp.int32(s), *at)) for s in (5, 6))
     # What was trained with them must not change.
     assert first[:2, :3].tolist() == [[1010917, 3950084, 9135803], [5564089, 6987843, 12296]]
     assert first.min() >= 0 and first.max() < 2**24
@@ -300,6 +292,12 @@ def test_memory_is_linear_in_the_length(monkeypatch):
         return jax.jit(loss).lower(x, x, x).compile().memory_analysis().temp_size_in_bytes
 
     assert temp(16384) < 2.5 * temp(8192) < 2**26
+
+
+def test_memory_on_a_cpu_is_at_most_a_fifth_of_the_naive(monkeypatch):
+    monkeypatch.undo()
+    runs = bench.in_jax(1024, causal=False, names=("ours", "naive"))
+    assert 5 * runs["ours"][1] <= runs["naive"][1]
 
 
 def check_on_gpu(case, monkeypatch):

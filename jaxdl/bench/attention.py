@@ -1,0 +1,79 @@
+"""Training steps of models through the attention kernel and through its reference, on this machine.
+
+Run:    python -m jaxdl.bench.attention
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxdl.kernels.dispatch import forced
+from jaxdl.models.gpt import GPT
+from jaxdl.models.vit import ViT
+
+ROUNDS = 5
+"""Turns of each, one after the other; the medians count."""
+
+
+def models() -> dict[str, tuple[Any, jax.Array]]:
+    """A model and its input by name: a GPT at 2,048 tokens, a ViT at 1,024."""
+    tokens = jnp.zeros((1, 2048), jnp.int32)
+    images = jnp.zeros((2, 256, 256, 3))
+    return {
+        "GPT 2048": (GPT(256, 384, 2, 6, 2048), tokens),
+        "ViT 1024": (ViT(classes=10, patch=8, width=384, depth=2, heads=6), images),
+    }
+
+
+def compiled(model: Any, x: jax.Array, impl: str | None) -> tuple[Callable[[], Any], float]:
+    """A call of the gradient of the mean output, and megabytes of temporary memory."""
+    variables = jax.jit(model.init)(jax.random.key(0), x)
+
+    def loss(variables, x):
+        return (model.apply(variables, x) ** 2).mean()
+
+    # Of its own, since what is forced is no part of jit's cache key.
+    step = jax.jit(lambda *args: jax.grad(loss)(*args))
+    if impl is None:
+        ready = step.lower(variables, x).compile()
+    else:
+        with forced(impl):
+            ready = step.lower(variables, x).compile()
+    memory = ready.memory_analysis().temp_size_in_bytes / 1e6
+    return lambda: jax.block_until_ready(ready(variables, x)), memory
+
+
+def measure(model: Any, x: jax.Array) -> dict[str, dict[str, float]]:
+    """Milliseconds of wall and processor time, and megabytes, of both."""
+    runs = {name: compiled(model, x, impl) for name, impl in (("kernel", None), ("reference",) * 2)}
+    taken: dict[str, list[tuple[float, float]]] = {name: [] for name in runs}
+    for name in [*runs] * (ROUNDS + 1):
+        wall, cpu = time.perf_counter(), time.process_time()
+        runs[name][0]()
+        taken[name].append((time.perf_counter() - wall, time.process_time() - cpu))
+    return {
+        name: {
+            # The first call of each is warm-up.
+            "wall_ms": 1e3 * statistics.median(wall for wall, _ in taken[name][1:]),
+            "cpu_ms": 1e3 * statistics.median(cpu for _, cpu in taken[name][1:]),
+            "temp_mb": memory,
+        }
+        for name, (_, memory) in runs.items()
+    }
+
+
+def main() -> None:
+    """Prints a JSON object for each model."""
+    for name, (model, x) in models().items():
+        print(json.dumps({"model": name, **measure(model, x)}), flush=True)
+
+
+if __name__ == "__main__":
+    main()
