@@ -19,6 +19,13 @@ from pathlib import Path
 from typing import Any
 
 TARGETS = ("v5e:2x2", "v5p:2x2x1", "v6e:2x2")
+ALONE = {
+    "TPU_SKIP_MDS_QUERY": "1",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+    "TPU_ACCELERATOR_TYPE": "v5litepod-4",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+}
+"""Tells libtpu not to look for TPUs."""
 SHAPES = ((8192, 768), (4096, 2048), (8192, 4096), (2048, 8192))
 """Rows and features, in bfloat16."""
 SIZES = tuple(2**n for n in range(16, 23))
@@ -29,9 +36,9 @@ CYCLES = re.compile(r"estimated_cycles: (\d+)\s+num_equivalent_hlos: (\d+)")
 def main() -> None:
     """Prints a row of a Markdown table for every shape."""
     with tempfile.TemporaryDirectory() as folder:
-        # Both are read when libtpu is loaded.
+        # Read when libtpu is loaded.
         os.environ["LIBTPU_INIT_ARGS"] = f"--xla_jf_dump_static_llo_profile_to={folder}"
-        os.environ.setdefault("JAX_PLATFORMS", "cpu")
+        os.environ.update({"JAX_PLATFORMS": "cpu"} | ALONE)
         for line in _sizes(folder) if "--blocks" in sys.argv else _shapes(folder):
             print(line, flush=True)
 
@@ -71,11 +78,10 @@ def cycles(
 ) -> int | None:
     """Of one program; None where it does not compile."""
     import jax
+    from jax.experimental import topologies
     from jax.sharding import SingleDeviceSharding
 
-    from jaxdl.plan import devices
-
-    device = devices(target)[0]
+    device = topologies.get_topology_desc(target, platform="tpu").devices[0]
     place = partial(jax.ShapeDtypeStruct, sharding=SingleDeviceSharding(device))
     function, arguments = _program(module, shape, kind, name, device.device_kind)
     arguments = [None if a is None else place(a.shape, a.dtype) for a in arguments]

@@ -22,7 +22,7 @@ from jax.experimental.pallas import triton as plgpu
 from jaxdl.kernels.layer_norm.blocks import GPU, blocks
 from jaxdl.kernels.layer_norm.reference import WEIGHTS, Norm
 
-WIDEST = 2**15
+WIDEST = 2**14
 """Features whose row is spread over the registers of one program without spilling."""
 PROGRAMS = 264
 """Of the backward pass, two for each multiprocessor of an H100 or H200."""

@@ -26,6 +26,8 @@ LANES, SUBLANES, TILE = 128, 8, 32
 """Of a vector register of float32; bytes of a column of one tile of any dtype."""
 PIECE = 2**15
 """Numbers of a block that are worked on at a time."""
+FEWEST = 16
+"""Rows of them, a tile of bfloat16."""
 
 
 def refusal(x: Array, device: str) -> str | None:
@@ -88,16 +90,17 @@ def backward(
     size, features = rows["h"].shape
     count, block, whole = _tiling(rows, blocks(TPU, device).backward)
     weights = WEIGHTS[norm.center]
-    # Chips of two cores halve the first dimension of the grid.
-    cores = 2 - count % 2
-    spec = pl.BlockSpec(block, lambda core, i: (core * (count // cores) + i, 0))
+    # Chips of two cores halve the first dimension of the grid; an odd block is done twice.
+    cores = min(count, 2)
+    steps = math.ceil(count / cores)
+    spec = pl.BlockSpec(block, lambda core, i: (jnp.minimum(core * steps + i, count - 1), 0))
     dx = jax.ShapeDtypeStruct((size, features), h.dtype)
     sums = jax.ShapeDtypeStruct((cores, SUBLANES, features), jnp.float32)
     held = pl.BlockSpec((None, SUBLANES, whole[1]), lambda core, i: (core, 0, 0))
     found = pl.pallas_call(
         partial(_backward_kernel, norm=norm, size=size),
         out_shape={"dx": dx, **dict.fromkeys(weights, sums)},
-        grid=(cores, count // cores),
+        grid=(cores, steps),
         in_specs=[dict.fromkeys(rows, spec), pl.BlockSpec(whole, lambda core, i: (0, 0))],
         out_specs={"dx": spec, **dict.fromkeys(weights, held)},
         compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel", "arbitrary")),
@@ -130,6 +133,7 @@ def _backward_kernel(rows: dict, scale: Any, out: dict, *, norm: Norm, size: int
 
     weight, block = scale[...].astype(jnp.float32), rows["h"].shape[0]
     first = (pl.program_id(0) * pl.num_programs(1) + pl.program_id(1)) * block
+    full = size == pl.num_programs(0) * pl.num_programs(1) * block
     for at in _pieces(rows["h"].shape):
         unit, rate = _standardised(rows["h"][at, :], norm)
         dy = rows["dy"][at, :].astype(jnp.float32)
@@ -137,7 +141,7 @@ def _backward_kernel(rows: dict, scale: Any, out: dict, *, norm: Norm, size: int
         if "dh" in rows:
             dx += rows["dh"][at, :].astype(jnp.float32)
         out["dx"][at, :] = dx.astype(out["dx"].dtype)
-        if size % block:
+        if not full:
             row = first + at.start + jax.lax.broadcasted_iota(jnp.int32, dy.shape, 0)
             unit, dy = jnp.where(row < size, unit, 0.0), jnp.where(row < size, dy, 0.0)
         for one, values in zip(sums, (dy * unit, dy), strict=False):
@@ -161,7 +165,7 @@ def _sum(x: Array, residual: Array, dtype: Any) -> Array:
 def _pieces(block: tuple[int, int]) -> list[Any]:
     """Rows of a block few enough that what is computed of them stays in registers."""
     rows, features = block
-    step = max(PIECE // features // TILE, 1) * TILE
+    step = max(PIECE // features // FEWEST, 1) * FEWEST
     return [pl.ds(start, min(step, rows - start)) for start in range(0, rows, step)]
 
 

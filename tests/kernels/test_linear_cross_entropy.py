@@ -180,7 +180,6 @@ def test_a_vocabulary_over_devices_gives_the_same(sizes, rules, tied):
     check(found, oracle(values, labels, tied, **OPTIONS["all"]), values, 1e-5)
 
 
-@pytest.mark.row("C-033")
 def test_memory_does_not_grow_with_rows_times_tokens():
     def temporary(count, tokens):
         shapes = (count, 64), (tokens, 64), (count,)
