@@ -35,10 +35,20 @@ PRECISE = {"exp", "exp2", "log", "log1p", "rsqrt", "sqrt", "reduce_max"}
 
 
 def equations(jaxpr):
+    """Those of a program for a TPU: on a CPU, kernels multiply in float32."""
+    branch = {}
     for eqn in jaxpr.eqns:
         yield eqn
-        for inner in jax.extend.core.jaxprs_in_params(eqn.params):
-            yield from equations(inner)
+        inner = jax.extend.core.jaxprs_in_params(eqn.params)
+        if eqn.primitive.name == "platform_index":
+            platforms = eqn.params["platforms"]
+            branch[eqn.outvars[0]] = next(
+                i for i, p in enumerate(platforms) if p is None or "tpu" in p
+            )
+        elif eqn.primitive.name == "cond" and eqn.invars[0] in branch:
+            inner = [eqn.params["branches"][branch[eqn.invars[0]]].jaxpr]
+        for one in inner:
+            yield from equations(one)
 
 
 def dtypes(jaxpr, names):
