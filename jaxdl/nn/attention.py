@@ -5,6 +5,7 @@ B batch, T queries, S keys, H heads, G heads of keys and values, K head size, D 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import jax
@@ -15,7 +16,10 @@ from jax import Array
 from jaxdl.core.errors import InputError
 from jaxdl.kernels.flash_attention import DropWeights, flash_attention, seeds_of
 from jaxdl.nn.layers import check_rate, dense
-from jaxdl.parallel import constrain, context, context_parallel, per_shard
+from jaxdl.parallel import constrain, context, context_parallel, on_cpu, per_shard
+
+FEW = 2**19
+"""Logits that a CPU keeps for the way back more quickly than it computes them again."""
 
 
 def attend(
@@ -40,6 +44,9 @@ def attend(
     """
     if drop is not None and not isinstance(drop, DropWeights):
         assert offset is None, "with a cache there is no other dropout"
+        return _attend_by_weights(q, k, v, mask, drop, causal)
+    logits = math.prod(q.shape[:3]) * k.shape[1]
+    if logits <= FEW and on_cpu() and q.shape[1] == k.shape[1] and offset is None:
         return _attend_by_weights(q, k, v, mask, drop, causal)
     here = context()
     if here and here[1]["act_kv"] != here[1]["act_heads"]:
@@ -66,9 +73,9 @@ def attend(
 
 
 def _attend_by_weights(
-    q: Array, k: Array, v: Array, mask: Array | None, drop: Callable, causal: bool
+    q: Array, k: Array, v: Array, mask: Array | None, drop: Callable | None, causal: bool
 ) -> Array:
-    """As `attend`, with all weights in memory, for a `drop` that acts on them all."""
+    """As `attend`, with all weights in memory."""
     (batch, time, heads, size), (keys, groups) = q.shape, k.shape[1:3]
     if causal:
         past = causal_mask(time)
@@ -81,7 +88,9 @@ def _attend_by_weights(
     if mask is not None:
         # Finite, so that a row without a single key has a gradient.
         logits = jnp.where(mask, logits, jnp.finfo(logits.dtype).min)
-    weights = drop(jax.nn.softmax(logits))
+    weights = jax.nn.softmax(logits)
+    if drop is not None:
+        weights = drop(weights)
     weights = weights.astype(v.dtype).reshape(batch, groups, -1, keys)
     y = jnp.einsum("bhts,bshk->bthk", weights, v)
     y = jnp.moveaxis(y.reshape(batch, heads // groups, time, groups, size), 1, 3)

@@ -12,7 +12,7 @@ from flax.core.scope import LazyRng
 from jax import Array
 
 from jaxdl.core.errors import InputError, suggest
-from jaxdl.parallel import Layers, staged, unrolls
+from jaxdl.parallel import Layers, on_cpu, staged
 
 REMAT = {
     "none": jax.checkpoint_policies.everything_saveable,
@@ -67,7 +67,7 @@ class Stack(nn.Module):
 
         block = self.block(name="layers")
         if self.remat == "none" or self.is_initializing():
-            unroll = min(self.depth, WRITTEN_OUT) if unrolls() else 1
+            unroll = min(self.depth, WRITTEN_OUT) if on_cpu() else 1
             return _scan(layer, self.depth, unroll)(block, x, keys)[0]
         if self.segment == 1:
             return _scan(self._remat(layer), self.depth)(block, x, keys)[0]

@@ -16,10 +16,10 @@ from jaxdl.parallel.rules import (
     constrain,
     context,
     device_kind,
+    on_cpu,
     scope,
     shardings,
     unbox,
-    unrolls,
 )
 from jaxdl.parallel.strategies import METHODS, STRATEGIES, compose, resolve
 from jaxdl.parallel.vocabulary import spread_vocabulary
@@ -47,6 +47,7 @@ __all__ = [
     "is_first",
     "kernel_choices",
     "make_mesh",
+    "on_cpu",
     "peak",
     "per_shard",
     "pipelined",
@@ -60,5 +61,4 @@ __all__ = [
     "staged",
     "strict_kernels",
     "unbox",
-    "unrolls",
 ]

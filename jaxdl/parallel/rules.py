@@ -84,10 +84,10 @@ def free_axes(mesh: AbstractMesh) -> frozenset[str]:
     return frozenset(name for name, kind in types if kind == AxisType.Auto)
 
 
-def unrolls() -> bool:
-    """Whether loops over layers should be written out in the current `scope`: on CPU.
+def on_cpu() -> bool:
+    """Whether the current `scope` is that of a CPU, which some forms of a program suit better.
 
-    XLA:CPU runs the body of a loop slower than the same operations outside one.
+    XLA:CPU runs the body of a loop slower than the same operations outside one, for example.
     """
     device = jax.sharding.get_abstract_mesh().abstract_device
     return device is not None and device.platform == "cpu"
