@@ -142,11 +142,12 @@ class Child:
 
 def _end(children: Sequence[Child]) -> int:
     """Waits until all have ended, and ends those that wait for one that has; the exit code."""
-    failed, watched = None, {}
+    failed, watched, killed = None, {}, set()
     while running := [child for child in children if child.code is None]:
         time.sleep(TICK)
         codes = {child: child.code for child in children}
-        bad = [child for child, code in codes.items() if code not in (None, *ENDED_WELL)]
+        ended = {child: code for child, code in codes.items() if child not in killed}
+        bad = [child for child, code in ended.items() if code not in (None, *ENDED_WELL)]
         if bad and failed is None:
             # What jax does to itself when another has gone is no cause.
             failed = min(bad, key=lambda child: codes[child] == ABORTED)
@@ -156,8 +157,9 @@ def _end(children: Sequence[Child]) -> int:
             for child in running:
                 if watched[child].still() > limit:
                     child.process.kill()
+                    killed.add(child)
     if failed is None:
-        return max(child.code or 0 for child in children)
+        return max(child.code or 0 for child in children if child not in killed)
     # Bad input is every process's, and process 0 has said so here.
     if failed.code != 2 or children[0].code != 2:
         _tell(failed, len(children))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from contextlib import suppress
 from pathlib import Path
 
 PROC = Path("/proc")
@@ -40,13 +41,13 @@ class Working:
 
     def _used(self) -> tuple[float, int]:
         """Seconds of CPU, and bytes written to disks, of its life."""
-        try:
-            times = _fields(self._folder / "stat")[11:13]
+        seconds, written = 0.0, 0
+        with suppress(OSError):
+            seconds = sum(map(int, _fields(self._folder / "stat")[11:13])) / TICKS
+        with suppress(OSError):  # not every system lets it be read
             lines = (self._folder / "io").read_text().splitlines()
-        except OSError:
-            return 0.0, 0
-        written = next(int(line.split()[1]) for line in lines if line.startswith("write_bytes"))
-        return sum(map(int, times)) / TICKS, written
+            written = sum(int(x.split()[1]) for x in lines if x.startswith("write_bytes"))
+        return seconds, written
 
     def _waits_for_disk(self) -> bool:
         try:

@@ -244,6 +244,7 @@ class Checkpoints:
     def _put_in_place(self, draft: Path, target: Path) -> None:
         """A step of that number stays, under another name, until the new one is there."""
         old = target.with_name(f"{REPLACED}{target.name}")
+        shutil.rmtree(old, ignore_errors=True)
         if target.exists():
             target.rename(old)
         draft.rename(target)

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jaxdl.kernels.linear_cross_entropy.reference import Loss, logits, wide
+from jaxdl.kernels.linear_cross_entropy.reference import Loss, checked, logits, wide
 
 LEAST_ROWS, MULTIPLE = 256, 128
 
@@ -91,7 +91,8 @@ class _Scores:
         self.top = lax.pmax(top, axes) if axes else top
         exps = self._kept(jnp.exp(self.logits - self.top[:, None]), 0)
         self.log_z = self.top + jnp.log(self.add(exps.sum(-1)))
-        self.gold = self.add(jnp.where(self.is_gold, self.logits, 0).sum(-1))
+        gold = self.add(jnp.where(self.is_gold, self.logits, 0).sum(-1))
+        self.gold = checked(gold, labels, self.weights, loss)
 
     def rows(self) -> Array:
         """The loss of each row [C]."""

@@ -40,11 +40,17 @@ def forward(
     """The weighted sum of the rows' losses, and how many rows that count have the label on top."""
     y = logits(jnp.where(weights[:, None] > 0, x, 0), w, bias, loss)[:, : loss.vocab]
     log_z = jax.nn.logsumexp(y, axis=-1)
-    gold = jnp.take_along_axis(y, labels[:, None], axis=-1)[:, 0]
+    gold = checked(jnp.take_along_axis(y, labels[:, None], axis=-1)[:, 0], labels, weights, loss)
     mean = y.mean(-1)
     rows = log_z - (1 - loss.smoothing) * gold - loss.smoothing * mean + loss.z * log_z**2
     hits = (gold >= y.max(-1)) & (weights > 0)
     return (weights * rows).sum(), hits.sum(dtype=jnp.int32)
+
+
+def checked(gold: Array, labels: Array, weights: Array, loss: Loss) -> Array:
+    """The labels' logits; for a label that is no token NaN, or 0 in a row that does not count."""
+    fine = (labels >= 0) & (labels < loss.vocab)
+    return jnp.where(fine, gold, jnp.where(weights > 0, jnp.nan, 0))
 
 
 def gradients(

@@ -74,3 +74,9 @@ def test_who_writes_may_end_and_who_waits_is_ended(started, tmp_path, monkeypatc
 def test_when_all_end_well_nobody_is_ended(started, monkeypatch):
     monkeypatch.setattr(launch, "GRACE", 0.0)
     assert launch._end(started(("import time; time.sleep(1)",), ("pass",))) == 0
+
+
+def test_who_waits_for_a_preempted_process_is_ended_and_the_code_stays(started, monkeypatch, capfd):
+    monkeypatch.setattr(launch, "PATIENCE", 1.0)
+    assert launch._end(started(("import sys; sys.exit(75)",), (STILL,), (STILL,))) == 75
+    assert capfd.readouterr().err == ""

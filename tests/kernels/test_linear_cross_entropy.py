@@ -272,3 +272,16 @@ def test_it_compiles_for_tpus_with_less_memory():
         for impl in ("chunked", "reference")
     }
     assert memory["chunked"] < 0.5 * memory["reference"]
+
+
+@pytest.mark.parametrize("impl", ["chunked", "reference"])
+@pytest.mark.parametrize("label", [-1, 8, 10])
+def test_a_label_that_is_no_token_is_no_number_unless_its_weight_is_0(label, impl):
+    x, w = jnp.ones((2, 3)), jnp.ones((3, 10))
+    labels = jnp.array([label, 2])
+    totals = [
+        linear_cross_entropy(x, w, labels, weights=jnp.array([weight, 1.0]), vocab=8, impl=impl)[0]
+        for weight in (1.0, 0.0)
+    ]
+    assert jnp.isnan(totals[0])
+    assert totals[1] == pytest.approx(np.log(8), rel=1e-6)
