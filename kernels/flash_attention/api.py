@@ -38,7 +38,7 @@ def flash_attention(
     """`softmax(cap(scale q k^T) + bias) v`, without its [T, S] matrix in memory.
 
     H / G consecutive heads of queries share one of keys and values (arXiv:2305.13245). The sums are
-    in float32. A query that sees nothing gets zeros.
+    in float32. A query that sees nothing gets zeros. Reverse-mode gradients of first order only.
 
     Args:
         q, k, v: float, of one dtype.
