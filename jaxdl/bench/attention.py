@@ -6,8 +6,6 @@ Run:    python -m jaxdl.bench.attention
 from __future__ import annotations
 
 import json
-import statistics
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -15,11 +13,9 @@ import jax
 import jax.numpy as jnp
 
 from jaxdl.kernels.dispatch import forced
+from jaxdl.kernels.flash_attention.bench import in_turns
 from jaxdl.models.gpt import GPT
 from jaxdl.models.vit import ViT
-
-ROUNDS = 5
-"""Turns of each, one after the other; the medians count."""
 
 
 def models() -> dict[str, tuple[Any, jax.Array]]:
@@ -50,23 +46,10 @@ def compiled(model: Any, x: jax.Array, impl: str | None) -> tuple[Callable[[], A
     return lambda: jax.block_until_ready(ready(variables, x)), memory
 
 
-def measure(model: Any, x: jax.Array) -> dict[str, dict[str, float]]:
+def measure(model: Any, x: jax.Array) -> dict[str, dict[str, float | None]]:
     """Milliseconds of wall and processor time, and megabytes, of both."""
-    runs = {name: compiled(model, x, impl) for name, impl in (("kernel", None), ("reference",) * 2)}
-    taken: dict[str, list[tuple[float, float]]] = {name: [] for name in runs}
-    for name in [*runs] * (ROUNDS + 1):
-        wall, cpu = time.perf_counter(), time.process_time()
-        runs[name][0]()
-        taken[name].append((time.perf_counter() - wall, time.process_time() - cpu))
-    return {
-        name: {
-            # The first call of each is warm-up.
-            "wall_ms": 1e3 * statistics.median(wall for wall, _ in taken[name][1:]),
-            "cpu_ms": 1e3 * statistics.median(cpu for _, cpu in taken[name][1:]),
-            "temp_mb": memory,
-        }
-        for name, (_, memory) in runs.items()
-    }
+    named = {"kernel": None, "reference": "reference"}
+    return in_turns({name: compiled(model, x, impl) for name, impl in named.items()})
 
 
 def main() -> None:

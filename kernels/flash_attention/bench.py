@@ -9,7 +9,7 @@ import argparse
 import json
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from importlib.util import find_spec
 from typing import Any
@@ -91,6 +91,13 @@ def measure(length: int, causal: bool) -> dict[str, dict[str, float | None]]:
     runs: dict[str, tuple[Callable[[], Any], float | None]] = {**in_jax(length, causal)}
     if find_spec("torch"):
         runs["torch"] = in_torch(length, causal), None
+    return in_turns(runs)
+
+
+def in_turns(
+    runs: Mapping[str, tuple[Callable[[], Any], float | None]],
+) -> dict[str, dict[str, float | None]]:
+    """Medians of wall and processor time of each function in ms, beside its memory in MB."""
     taken: dict[str, list[tuple[float, float]]] = {name: [] for name in runs}
     for name in [*runs] * (ROUNDS + 1):
         wall, cpu = time.perf_counter(), time.process_time()

@@ -75,7 +75,7 @@ class LogHook:
     def close(self) -> None:
         """Writes what is left."""
         for interval in (self._ready, self._closed(self._since.step)):
-            if interval and interval.merged():
+            if interval and interval.rows.arrays():
                 self._write(interval)
         self._ready = None
 
