@@ -17,6 +17,8 @@ import jaxdl
 COMMANDS = {
     "train": ("jaxdl.cli.train:train", "train an experiment, or resume it"),
     "eval": ("jaxdl.cli.eval:evaluate", "evaluate a run's checkpoint"),
+    "report": ("jaxdl.cli.report:report", "compare runs, with intervals and a page to send"),
+    "power": ("jaxdl.cli.power:power", "how many seeds would show an effect"),
     "data": ("jaxdl.cli.data:data", "fetch and list data sets"),
     "plan": ("jaxdl.cli.plan:plan", "compile an experiment for absent hardware, and audit it"),
     "bench": ("jaxdl.cli.bench:bench", "measure step, loop and input, beside other frameworks"),
