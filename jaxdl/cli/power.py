@@ -145,7 +145,9 @@ def _said(metric: Metric, spread: Spread) -> str:
     low, high = sd_interval(spread.sd, spread.df)
     kind = "of paired differences" if spread.paired else "from seed to seed"
     sd, low, high = (_size(metric, v) for v in (spread.sd, low, high))
-    return f"{metric.name}: standard deviation {kind} {sd}{metric.scale.unit} (95 %: {low} to {high})"
+    return (
+        f"{metric.name}: standard deviation {kind} {sd}{metric.scale.unit} (95 %: {low} to {high})"
+    )
 
 
 def _table(metric: Metric, spreads: Sequence[Spread], wanted: float) -> Table:

@@ -135,7 +135,9 @@ def print_study(found: Study) -> None:
     for note in found.notes:
         rich.print(f"[yellow]note:[/yellow] {escape(note)}")
     if found.failed:
-        rich.print(f"[yellow]note:[/yellow] {len(found.failed)} of {len(found.runs)} runs do not count.")
+        rich.print(
+            f"[yellow]note:[/yellow] {len(found.failed)} of {len(found.runs)} runs do not count."
+        )
 
 
 def _by_source(passports: dict[Path, Passport]) -> dict[Path, str]:

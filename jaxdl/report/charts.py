@@ -133,7 +133,9 @@ def draw_cost(study: Study, metric: Metric, cost: str) -> Chart | None:
         if len(costs) <= NAMED:
             x, y = chart.x.at(at), chart.y.at(value)
             right = x > (LEFT + WIDTH) / 2
-            chart.text(x + (-8 if right else 8), y - 6, clipped(variant, 22), "end" if right else "start")
+            chart.text(
+                x + (-8 if right else 8), y - 6, clipped(variant, 22), "end" if right else "start"
+            )
     return chart
 
 

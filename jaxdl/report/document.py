@@ -100,7 +100,9 @@ def _metric_table(metric: Metric, base: str) -> Table:
         "verdict",
     )
     rows = tuple(_metric_row(metric, row) for row in metric.rows)
-    return Table(" ".join(filter(None, (metric.name, better and f"({better})"))), head, rows, tail=1)
+    return Table(
+        " ".join(filter(None, (metric.name, better and f"({better})"))), head, rows, tail=1
+    )
 
 
 def _metric_row(metric: Metric, row: Row) -> tuple[str, ...]:
@@ -227,7 +229,9 @@ def _runs(study: Study) -> Section:
                 run.cell.run.name,
             )
         )
-    table = Table("Every run, as its result.json has it", (*head, "run directory"), tuple(rows), tail=2)
+    table = Table(
+        "Every run, as its result.json has it", (*head, "run directory"), tuple(rows), tail=2
+    )
     return Section("Runs", tables=(table,), open=False)
 
 
@@ -269,4 +273,3 @@ def _legend(study: Study) -> tuple[tuple[Markup, str], ...]:
 
 def _amount(cost: float | None) -> str:
     return NONE if cost is None else f"{cost:,.0f}" if 100 <= cost < 1e7 else f"{cost:.3g}"
-

@@ -18,7 +18,7 @@ HEX = re.compile(r"^[0-9a-f]{16,}$")
 
 
 def passports(study: Study) -> Iterator[tuple[str, str, str]]:
-    """What, its value, and which runs: facts that all share first, then those in which they part."""
+    """What, its value, and which runs: facts that all share, then those in which they part."""
     runs = [run for run in study.runs if run.passport]
     apart: list[tuple[str, str, str]] = []
     for name in FIELDS:

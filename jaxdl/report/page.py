@@ -69,6 +69,6 @@ def _markdown_table(table: Table) -> list[str]:
 def _plain(text: str) -> str:
     """Text that Markdown shows as it is, on one line."""
     text = " ".join(text.split())
-    for sign in "\\`*_|<[":
+    for sign in "\\`*|<[":
         text = text.replace(sign, "\\" + sign)
     return text

@@ -47,7 +47,9 @@ class Run:
     def values(self) -> dict[str, float]:
         """Results by `split/name`."""
         splits = self.result.metrics if self.result else {}
-        return {f"{split}/{k}": float(v) for split, found in splits.items() for k, v in found.items()}
+        return {
+            f"{split}/{k}": float(v) for split, found in splits.items() for k, v in found.items()
+        }
 
     @property
     def costs(self) -> dict[str, float]:
@@ -95,7 +97,9 @@ def find_runs(places: Sequence[Path]) -> list[Path]:
     found: dict[Path, None] = {}
     for place in places:
         if not place.is_dir():
-            raise InputError(f"{place} is no folder; give run directories or a folder that has some.")
+            raise InputError(
+                f"{place} is no folder; give run directories or a folder that has some."
+            )
         here = [place] if (place / PASSPORT).exists() else _below(place)
         if not here:
             raise InputError(

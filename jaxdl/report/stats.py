@@ -165,7 +165,14 @@ def _welch(x: np.ndarray, y: np.ndarray, step: float) -> Difference:
 
 
 def _difference(
-    paired: bool, n: int, found: float, error: float, df: float, sd: float, effect: float, same: bool
+    paired: bool,
+    n: int,
+    found: float,
+    error: float,
+    df: float,
+    sd: float,
+    effect: float,
+    same: bool,
 ) -> Difference:
     """What follows from the standard error of a difference."""
     if df <= 0:

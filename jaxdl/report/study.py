@@ -96,7 +96,7 @@ def study(
     *,
     title: str,
     base: str = "base",
-    edits: Mapping[str, Mapping[str, Any]] = {},  # noqa: B006 it is only read
+    edits: Mapping[str, Mapping[str, Any]] = {},
 ) -> Study:
     """The comparison of `cells`; every one of them is counted or said to be missing."""
     runs = load_runs(cells)

@@ -106,7 +106,11 @@ class Chart:
         place = f"translate({_short(self.x.at(x))} {_short(self.y.at(y))}) scale({size})"
         self.outside.append(
             Markup('<path class="{} c{}" transform="{}" d="{}"><title>{}</title></path>').format(
-                css, style % COLORS, place.removesuffix(" scale(1)"), MARKS[style % len(MARKS)], told
+                css,
+                style % COLORS,
+                place.removesuffix(" scale(1)"),
+                MARKS[style % len(MARKS)],
+                told,
             )
         )
 
@@ -188,5 +192,3 @@ def _sign(text: str) -> str:
 
 def _short(value: float) -> str:
     return f"{value:.1f}".removesuffix(".0")
-
-

@@ -94,9 +94,7 @@ def seeds(n: int) -> str:
     return f"{n} seed" + "s" * (n != 1)
 
 
-def verdict(
-    found: Difference | None, corrected: float, scale: Scale, base: str, tests: int
-) -> str:
+def verdict(found: Difference | None, corrected: float, scale: Scale, base: str, tests: int) -> str:
     """One plain line; `corrected` is Holm's p among `tests` comparisons with `base`."""
     if found is None:
         return "no finished run to compare"
@@ -116,6 +114,4 @@ def verdict(
         )
     least = scale.value(found.visible, found.visible) + scale.unit
     measured = scale.interval(found.difference, found.half, sign=True)
-    return (
-        f"no difference larger than {least} can be seen with {seeds(found.n)} (found {measured})"
-    )
+    return f"no difference larger than {least} can be seen with {seeds(found.n)} (found {measured})"
