@@ -17,8 +17,9 @@ LEFT, RIGHT, TOP, BOTTOM = 46, 10, 10, 38
 MARKS_ON_A_LINE = 4
 NAMED = 12
 """Most variants whose names stand beside their marks."""
-ROW = 24
-SETTLING = 0.1
+ROW, LETTER = 24, 5.8
+"""Height of a row, and about the width of a letter."""
+SETTLING = 0.2
 """The share of the steps, from the start, whose values do not stretch the axis."""
 
 
@@ -35,7 +36,7 @@ def draw_curve(
     ]
     chart = Chart(
         f"curve-{i}",
-        f"{name} by step",
+        name + (", %" if factor == 100 else ""),
         "Last values: "
         + ", ".join(f"{v} {fixed(b.mean[-1] * factor, math.nan)}" for v, b in curves.items()),
         Axis(*span([0, end], room=0), LEFT, WIDTH - RIGHT),
@@ -130,13 +131,23 @@ def draw_cost(study: Study, metric: Metric, cost: str) -> Chart | None:
         style, value = order.index(variant), means[variant]
         told = f"{variant} ({seeds(len(study.of(variant)))}): {fixed(value, math.nan)}"
         chart.mark(at, value, style, told, "mark" if variant in front else "mark hollow")
-        if len(costs) <= NAMED:
-            x, y = chart.x.at(at), chart.y.at(value)
-            right = x > (LEFT + WIDTH) / 2
-            chart.text(
-                x + (-8 if right else 8), y - 6, clipped(variant, 22), "end" if right else "start"
-            )
+    if len(costs) <= NAMED:
+        _name(chart, {v: (costs[v], means[v]) for v in costs})
     return chart
+
+
+def _name(chart: Chart, points: Mapping[str, tuple[float, float]]) -> None:
+    """Writes names beside points, each below the one that it would cover."""
+    taken: list[tuple[float, float, float]] = []
+    for name, (x, y) in sorted(points.items(), key=lambda item: -item[1][1]):
+        at, line, told = chart.x.at(x), chart.y.at(y) - 6, clipped(name, 22)
+        right = at > (LEFT + WIDTH) / 2
+        start = at - 8 - LETTER * len(told) if right else at + 8
+        end = start + LETTER * len(told)
+        while any(a < end and start < b and abs(line - other) < 11 for a, b, other in taken):
+            line += 11
+        taken.append((start, end, line))
+        chart.text(at - 8 if right else at + 8, line, told, "end" if right else "start")
 
 
 def clipped(name: str, most: int) -> str:

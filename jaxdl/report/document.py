@@ -12,7 +12,7 @@ from jaxdl.report.bands import bands
 from jaxdl.report.runs import COSTS
 from jaxdl.report.stats import ALPHA, POWER
 from jaxdl.report.study import Metric, Row, Study
-from jaxdl.report.svg import swatch
+from jaxdl.report.svg import Chart, swatch
 from jaxdl.report.words import NONE, PLUS_MINUS, fixed, probability, scale_of, seeds
 
 CURVES = 8
@@ -43,7 +43,7 @@ class Section:
     title: str
     text: tuple[str, ...] = ()
     tables: tuple[Table, ...] = ()
-    pictures: tuple[Markup, ...] = ()
+    pictures: tuple[Chart, ...] = ()
     legend: tuple[tuple[Markup, str], ...] = ()
     open: bool = True
     """Whether a page shows it at once."""
@@ -128,7 +128,7 @@ def _seeds(study: Study) -> Section:
     if metric is None:
         return Section("Seeds")
     text = ("A small mark is a seed; the large one is the mean, with its 95 % interval.",)
-    return Section("Seeds", text, pictures=(charts.draw_dots(metric).render(),))
+    return Section("Seeds", text, pictures=(charts.draw_dots(metric),))
 
 
 def _curves(study: Study) -> Section:
@@ -137,12 +137,12 @@ def _curves(study: Study) -> Section:
     for i, (name, curves) in enumerate(list(found.items())[:CURVES]):
         means = [float(v) for band in curves.values() for v in band.mean]
         factor = scale_of(name, means).factor
-        pictures.append(charts.draw_curve(name, curves, study.variants, i, factor).render())
+        pictures.append(charts.draw_curve(name, curves, study.variants, i, factor))
     if not pictures:
         return Section("Learning curves")
     text = [
         "Lines are means over seeds, bands reach from the lowest to the highest seed. "
-        "The first tenth of the steps may lie outside."
+        "What the first fifth of the steps shows may lie outside."
     ]
     if len(found) > CURVES:
         text.append(f"Not drawn: {', '.join(list(found)[CURVES:])}.")
@@ -175,7 +175,7 @@ def _costs(study: Study) -> Section:
         "A star marks the Pareto front: no other variant is both as good and cheaper, or as cheap "
         "and better, by its mean. In the pictures the front is the stepped line and filled marks.",
     )
-    return Section("Cost against quality", text, (table,), tuple(p.render() for p in pictures if p))
+    return Section("Cost against quality", text, (table,), tuple(filter(None, pictures)))
 
 
 def _changes(study: Study) -> Section:

@@ -67,8 +67,9 @@ def span(values: Iterable[float], log: bool = False, room: float = 0.06) -> tupl
     if log:
         room = max(room * math.log10(high / low), 0.1)
         return low / 10**room, high * 10**room
-    wide = room * (high - low) or 0.1 * abs(high) or 1.0
-    return low - wide, high + wide
+    if low == high:
+        low, high = low - (0.1 * abs(low) or 1.0), high + (0.1 * abs(high) or 1.0)
+    return low - room * (high - low), high + room * (high - low)
 
 
 @dataclass
