@@ -16,6 +16,7 @@ from jaxdl.cli import screen
 from jaxdl.cli.report import cells_of
 from jaxdl.core.errors import InputError
 from jaxdl.report import Study, find_runs, study
+from jaxdl.report.comparison import Metric
 from jaxdl.report.stats import (
     MOST_SEEDS,
     POWER,
@@ -25,7 +26,6 @@ from jaxdl.report.stats import (
     sd_interval,
     seeds_needed,
 )
-from jaxdl.report.study import Metric
 from jaxdl.report.words import seeds
 
 COUNTS = (3, 5, 10, 20, 50)

@@ -20,6 +20,8 @@ from jaxdl.report.runs import readable
 from jaxdl.report.words import NONE, probability
 
 Runs = Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="RUN...")]
+Name = Annotated[str, tyro.conf.arg(metavar="NAME")]
+Folder = Annotated[Path, tyro.conf.arg(metavar="DIR")]
 OUT = Path("build/report")
 LISTED = 40
 """Most runs listed one by one; the page has them all."""
@@ -27,10 +29,10 @@ LISTED = 40
 
 def report(
     runs: Runs,
-    by: str = "",
-    base: str = "",
-    out: Path = OUT,
-    title: str = "",
+    by: Name = "",
+    base: Name = "",
+    out: Folder = OUT,
+    title: Name = "",
     json: screen.Flag = False,
 ) -> int:
     """Compare any runs: means, intervals, differences paired by seed, and a plain verdict.
@@ -113,14 +115,13 @@ def print_runs(found: Study) -> None:
 
 
 def print_study(found: Study) -> None:
-    """The headline metric with a verdict for each variant, and what to mind."""
+    """The headline metric a verdict for each variant, and what to mind."""
     metric = found.headline
     if metric is not None:
         unit = ", %" if metric.scale.share else ""
         shown = Table("variant", box=None, pad_edge=False)
         for name in ("seeds", metric.name + unit, f"minus {found.base}", "p, Holm"):
             shown.add_column(name, justify="right", no_wrap=True)
-        shown.add_column("verdict")
         for row in metric.rows:
             gap = row.found
             shown.add_row(
@@ -129,9 +130,11 @@ def print_study(found: Study) -> None:
                 metric.scale.interval(row.mean.mean, row.mean.half),
                 metric.scale.interval(gap.difference, gap.half, sign=True) if gap else NONE,
                 probability(row.corrected),
-                row.verdict,
             )
         rich.print(shown)
+        rich.print()
+    for variant, told in found.verdicts.items():
+        rich.print(f"[bold]{escape(variant)}[/bold]: {escape(told)}")
     for note in found.notes:
         rich.print(f"[yellow]note:[/yellow] {escape(note)}")
     if found.failed:

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from jaxdl.core.records import read_records
+from jaxdl.report.comparison import Study
 from jaxdl.report.runs import Run
-from jaxdl.report.study import Study
 
 POINTS = 200
 """Of a drawn curve; more are averaged in as many equal parts of the steps."""

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from jaxdl.report.bands import Band, pareto
+from jaxdl.report.comparison import Metric, Study
 from jaxdl.report.runs import COSTS
-from jaxdl.report.study import Metric, Study
 from jaxdl.report.svg import HEIGHT, WIDTH, Axis, Chart, span
 from jaxdl.report.words import fixed, seeds
 

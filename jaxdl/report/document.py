@@ -9,9 +9,9 @@ from markupsafe import Markup
 
 from jaxdl.report import charts, facts
 from jaxdl.report.bands import bands
+from jaxdl.report.comparison import Metric, Row, Study
 from jaxdl.report.runs import COSTS
 from jaxdl.report.stats import ALPHA, POWER
-from jaxdl.report.study import Metric, Row, Study
 from jaxdl.report.svg import Chart, swatch
 from jaxdl.report.words import NONE, PLUS_MINUS, fixed, probability, scale_of, seeds
 

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from jaxdl.core.nodes import flatten
+from jaxdl.report.comparison import Study
 from jaxdl.report.runs import Run, differences
-from jaxdl.report.study import Study
 
 FIELDS = ("code", "versions", "data", "devices", "flags", "kernels")
 LISTED = 16

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import jinja2
 
+from jaxdl.report.comparison import Study
 from jaxdl.report.document import Section, Table, document, opening
-from jaxdl.report.study import Study
 
 HERE = Path(__file__).parent
 
