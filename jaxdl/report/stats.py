@@ -113,7 +113,8 @@ def power(effect: float, sd: float, n: int, paired: bool = True) -> float:
     shift, edge = abs(effect) / (sd * per), _quantile(df)
     if shift > edge + 20:
         return 1.0
-    return float(1 - special.nctdtr(df, shift, edge) + special.nctdtr(df, shift, -edge))
+    other = special.nctdtr(df, shift, -edge) if shift < 10 else 0.0  # and NaN far out
+    return float(1 - special.nctdtr(df, shift, edge) + other)
 
 
 def detectable(sd: float, n: int, paired: bool = True, wanted: float = POWER) -> float:
