@@ -18,6 +18,8 @@ COMMANDS = {
     "train": ("jaxdl.cli.train:train", "train an experiment, or resume it"),
     "ablate": ("jaxdl.cli.ablate:ablate", "train variants with several seeds, and compare them"),
     "eval": ("jaxdl.cli.eval:evaluate", "evaluate a run's checkpoint"),
+    "report": ("jaxdl.cli.report:report", "compare runs, with intervals and a page to send"),
+    "power": ("jaxdl.cli.power:power", "how many seeds would show an effect"),
     "data": ("jaxdl.cli.data:data", "fetch and list data sets"),
     "plan": ("jaxdl.cli.plan:plan", "compile an experiment for absent hardware, and audit it"),
     "bench": ("jaxdl.cli.bench:bench", "measure step, loop and input, beside other frameworks"),
