@@ -9,6 +9,7 @@ import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from subprocess import Popen
 from typing import Annotated
 
 import tyro
@@ -17,19 +18,20 @@ from rich.console import Console
 from jaxdl import report
 from jaxdl.cli import screen
 from jaxdl.cli.report import print_study
-from jaxdl.cli.shares import shares_of
+from jaxdl.cli.shares import Share, shares_of
 from jaxdl.cli.start import start
 from jaxdl.cli.studying import Watcher, describe, print_left, seconds_of
 from jaxdl.cli.train import Directory, Edits
 from jaxdl.core.errors import InputError
 from jaxdl.search import Ablation, Cell, Plan, Pool, make_plan
+from jaxdl.search.ablation import Start
 
 File = Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="FILE")]
 Names = Annotated[str, tyro.conf.arg(metavar="VARIANT,...")]
 Duration = Annotated[str, tyro.conf.arg(metavar="TIME")]
 CACHE = {
     "JAX_COMPILATION_CACHE_DIR": "",
-    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.5",
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
 }
 """What runs share compiled programs by."""
 
@@ -74,17 +76,22 @@ def ablate(
         return _show(plan, jobs, json)
     shares = shares_of(jobs)
     with _alone(plan.folder):
-        describe(plan, Console(stderr=True), jobs)
-        pool = Pool(jobs)
-        with pool.stopping():
-            ablation = Ablation(plan, _starter(plan, shares), pool, limit)
-            with Watcher(ablation) as watch:
-                ablation.run(watch)
-        print_left(ablation, Console(stderr=True))
+        ended_by = _run(plan, shares, limit)
         _report(plan, json)
-    if pool.received:
-        return 130 if pool.received == signal.SIGINT else 75
+    if ended_by:
+        return 130 if ended_by == signal.SIGINT else 75
     return 1 if plan.of("failed") else 0
+
+
+def _run(plan: Plan, shares: Sequence[Share], limit: float) -> int | None:
+    """Trains what is not finished; the signal that ended it."""
+    pool, console = Pool(len(shares)), Console(stderr=True)
+    ablation = Ablation(plan, _starter(plan, shares), pool, limit)
+    describe(plan, console, pool.size)
+    with pool.stopping(), Watcher(ablation) as watch:
+        ablation.run(watch)
+    print_left(ablation, console)
+    return pool.received
 
 
 def _show(plan: Plan, jobs: int, json: bool) -> int:
@@ -97,11 +104,11 @@ def _show(plan: Plan, jobs: int, json: bool) -> int:
     return 0
 
 
-def _starter(plan: Plan, shares: Sequence[tuple[dict[str, str], tuple[int, ...]]]):
+def _starter(plan: Plan, shares: Sequence[Share]) -> Start:
     folder = (plan.folder / "compiled").absolute()
     shared = {k: v or str(folder) for k, v in CACHE.items() if k not in os.environ}
 
-    def begin(cell: Cell, slot: int):
+    def begin(cell: Cell, slot: int) -> Popen:
         env, cores = shares[slot]
         return start(plan.arguments(cell), log=plan.log(cell), env=shared | env, cores=cores)
 
@@ -147,4 +154,3 @@ def _missing(cell: Cell) -> str:
 def _title(plan: Plan) -> str:
     edits = f" with {', '.join(plan.sets)}" if plan.sets else ""
     return f"Ablation of {Path(plan.file).stem}{edits}"
-
