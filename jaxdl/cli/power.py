@@ -74,7 +74,7 @@ def power(
             screen.print_json(line)
         return 0
     for spread in spreads:
-        rich.print(_said(metric, spread))
+        print(_said(metric, spread))
     rich.print(_table(metric, spreads, power))
     for spread in spreads if effect is not None else ():
         print(_needed(metric, spread, effect, power))
