@@ -26,7 +26,6 @@ from jaxdl.report.stats import (
     sd_interval,
     seeds_needed,
 )
-from jaxdl.report.words import seeds
 
 COUNTS = (3, 5, 10, 20, 50)
 LEAST = 3
@@ -163,14 +162,15 @@ def _table(metric: Metric, spreads: Sequence[Spread], wanted: float) -> Table:
 
 def _needed(metric: Metric, spread: Spread, effect: float, wanted: float) -> str:
     low, high = sd_interval(spread.sd, spread.df)
-    counts = [
-        "more than any" if n >= MOST_SEEDS else str(n)
+    needed = [
+        f"{MOST_SEEDS:,} or more" if n >= MOST_SEEDS else str(n)
         for n in (seeds_needed(effect, sd, spread.paired, wanted) for sd in (spread.sd, low, high))
     ]
     kind = "paired" if spread.paired else "unpaired"
-    size = _size(metric, effect) + metric.scale.unit
-    needed = seeds(int(counts[0])) if counts[0].isdigit() else f"{counts[0]} number of seeds"
-    return f"{kind}: {size} needs {needed} of each variant ({counts[1]} to {counts[2]})"
+    return (
+        f"{kind}: {_size(metric, effect)}{metric.scale.unit} needs {needed[0]} seeds of each "
+        f"variant ({needed[1]} to {needed[2]} over the interval of the deviation)"
+    )
 
 
 def _size(metric: Metric, value: float) -> str:

@@ -15,6 +15,7 @@ from jaxdl.report.stats import Difference, compare, holm
 from jaxdl.report.words import fixed, probability, scale_of, verdict
 
 synthetic = load_file(__file__.replace("test_comparison", "synthetic"))
+MINUS, DASH = "\N{MINUS SIGN}", "\N{EN DASH}"
 ACCURACY = {
     "base": [0.960, 0.965, 0.955, 0.962, 0.958],
     "better": [0.971, 0.974, 0.966, 0.973, 0.967],
@@ -197,7 +198,7 @@ def test_means_and_lines_are_those_of_the_records(cells):
             (-0.002, 0.01, 0.5),
             1.0,
             "max",
-            "no difference larger than 1.5 points can be seen with 5 seeds (found −0.2 ± 1.0)",
+            f"no difference larger than 1.5 points can be seen with 5 seeds (found {MINUS}0.2 ± 1.0)",
         ),
     ],
 )
@@ -218,13 +219,13 @@ def test_names_tell_the_way_and_the_unit():
 
 
 def test_numbers_have_the_places_that_their_uncertainty_deserves():
-    assert fixed(97.2889, 0.3612) == "97.29" and fixed(-2.0, 0.29) == "−2.00"
+    assert fixed(97.2889, 0.3612) == "97.29" and fixed(-2.0, 0.29) == f"{MINUS}2.00"
     assert fixed(1234.5, 120) == "1230" and fixed(-0.001, 0.5) == "0.00"
-    assert fixed(0.123456, math.nan) == "0.1235" and fixed(math.nan, 1) == "–"
+    assert fixed(0.123456, math.nan) == "0.1235" and fixed(math.nan, 1) == DASH
     assert fixed(2.5e-9, 1e-10) == "2.5e-09"
     assert [probability(p) for p in (1e-9, 0.0123, 0.5, math.nan)] == [
         "< 0.001",
         "0.012",
         "0.50",
-        "–",
+        DASH,
     ]

@@ -101,7 +101,7 @@ def made(tmp_path_factory):
 
 @pytest.mark.row("R-027")
 def test_every_number_of_the_runs_is_the_records(made):
-    cells, study, text, page = made
+    cells, _, text, page = made
     rows = Page(page).tables["Every run, as its result.json has it"]
     assert rows[0][:5] == ["variant", "seed", "test/accuracy", "steps", "seconds"]
     assert len(rows) == 1 + len(cells)
@@ -211,8 +211,8 @@ def test_few_points_are_drawn_as_they_are_and_gaps_stay_gaps(tmp_path):
     ]
     band = bands(report.study(cells, title="t"))["train/loss"]["base"]
     assert band.steps.tolist() == [1, 3, 4] and band.mean.tolist() == [1, 3, 4]
-    text, page = report.write_report(report.study(cells, title="t"), tmp_path / "out")
-    assert "nan" not in page.read_text().lower().replace("finance", "")
+    _, page = report.write_report(report.study(cells, title="t"), tmp_path / "out")
+    assert "nan" not in page.read_text().lower()
 
 
 @pytest.mark.row("R-026")
@@ -260,7 +260,9 @@ def test_axes_have_room_whatever_is_shown():
         low, high = span(values)
         assert low < high
     assert span([0, 10], room=0) == (0, 10)
-    assert tick(1_500_000) == "1.5M" and tick(-0.25) == "−0.25" and tick(4000) == "4000"
+    assert (
+        tick(1_500_000) == "1.5M" and tick(-0.25) == "\N{MINUS SIGN}0.25" and tick(4000) == "4000"
+    )
 
 
 @pytest.mark.slow
