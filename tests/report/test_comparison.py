@@ -198,7 +198,8 @@ def test_means_and_lines_are_those_of_the_records(cells):
             (-0.002, 0.01, 0.5),
             1.0,
             "max",
-            f"no difference larger than 1.5 points can be seen with 5 seeds (found {MINUS}0.2 ± 1.0)",
+            "no difference larger than 1.5 points can be seen with 5 seeds "
+            f"(found {MINUS}0.2 ± 1.0)",
         ),
     ],
 )
