@@ -40,7 +40,6 @@ class Spread:
     paired: bool
     sd: float
     df: int
-    groups: int
 
 
 def power(
@@ -94,7 +93,7 @@ def spreads_of(found: Study) -> list[Spread]:
             "jaxdl train EXP --set seed=1."
         )
     sd, df = pooled([(row.mean.sd, row.mean.n - 1) for row in rows])
-    spreads = [Spread(False, sd, df, len(rows))]
+    spreads = [Spread(False, sd, df)]
     gaps = [compare(a.values, b.values) for a, b in combinations(rows, 2)]
     pairs = [g for g in gaps if g and g.paired and g.n >= LEAST and not g.same]
     if pairs:
@@ -102,7 +101,7 @@ def spreads_of(found: Study) -> list[Spread]:
         # first give.
         sd, _ = pooled([(g.sd, g.n - 1) for g in pairs])
         most = max(g.n for g in pairs) - 1
-        spreads.append(Spread(True, sd, most * (len(rows) - 1), len(pairs)))
+        spreads.append(Spread(True, sd, most * (len(rows) - 1)))
     return spreads
 
 
