@@ -23,6 +23,7 @@ from jaxdl.report.stats import (
     compare,
     detectable,
     pooled,
+    resolution,
     sd_interval,
     seeds_needed,
 )
@@ -94,7 +95,8 @@ def spreads_of(found: Study) -> list[Spread]:
         )
     sd, df = pooled([(row.mean.sd, row.mean.n - 1) for row in rows])
     spreads = [Spread(False, sd, df)]
-    gaps = [compare(a.values, b.values) for a, b in combinations(rows, 2)]
+    step = resolution(value for row in rows for value in row.values.values())
+    gaps = [compare(a.values, b.values, step) for a, b in combinations(rows, 2)]
     pairs = [g for g in gaps if g and g.paired and g.n >= LEAST and not g.same]
     if pairs:
         # Pairs of variants share runs: no more freedom is claimed than the variants beyond the

@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jaxdl import report
+from jaxdl.core.errors import InputError
 from jaxdl.core.loading import load_file
-from jaxdl.core.records import PASSPORT, Passport, read_records, read_result
+from jaxdl.core.records import METRICS, PASSPORT, Passport, read_records, read_result
 from jaxdl.report.bands import POINTS, bands, pareto
 from jaxdl.report.charts import front_of
 from jaxdl.report.svg import Axis, span, tick
@@ -213,6 +214,14 @@ def test_few_points_are_drawn_as_they_are_and_gaps_stay_gaps(tmp_path):
     assert band.steps.tolist() == [1, 3, 4] and band.mean.tolist() == [1, 3, 4]
     _, page = report.write_report(report.study(cells, title="t"), tmp_path / "out")
     assert "nan" not in page.read_text().lower()
+
+
+def test_damaged_records_are_named(tmp_path):
+    cell = synthetic.write_run(tmp_path / "a", "base", 0, synthetic.both(loss=1.0), points=3)
+    with (cell.run / METRICS).open("a") as lines:
+        lines.write("{broken\n")
+    with pytest.raises(InputError, match=r"metrics\.jsonl is damaged"):
+        bands(report.study([cell], title="t"))
 
 
 @pytest.mark.row("R-026")
