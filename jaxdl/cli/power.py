@@ -74,6 +74,8 @@ def power(
         return 0
     for spread in spreads:
         print(_said(metric, spread))
+    unit = f",{metric.scale.unit}" if metric.scale.unit else ""
+    print(f"difference shown with probability {power:.0%}{unit}:")
     rich.print(_table(metric, spreads, power))
     for spread in spreads if effect is not None else ():
         print(_needed(metric, spread, effect, power))
@@ -151,8 +153,7 @@ def _said(metric: Metric, spread: Spread) -> str:
 
 
 def _table(metric: Metric, spreads: Sequence[Spread], wanted: float) -> Table:
-    title = f"difference shown with probability {wanted:.0%}{',' * metric.scale.share}"
-    shown = Table("seeds", box=None, pad_edge=False, title=title + metric.scale.unit)
+    shown = Table("seeds", box=None, pad_edge=False)
     for spread in spreads:
         shown.add_column("paired" if spread.paired else "unpaired", justify="right")
     for n in COUNTS:
