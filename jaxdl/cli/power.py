@@ -23,10 +23,10 @@ from jaxdl.report.stats import (
     compare,
     detectable,
     pooled,
+    resolution,
     sd_interval,
     seeds_needed,
 )
-from jaxdl.report.words import seeds
 
 COUNTS = (3, 5, 10, 20, 50)
 LEAST = 3
@@ -41,7 +41,6 @@ class Spread:
     paired: bool
     sd: float
     df: int
-    groups: int
 
 
 def power(
@@ -74,7 +73,9 @@ def power(
             screen.print_json(line)
         return 0
     for spread in spreads:
-        rich.print(_said(metric, spread))
+        print(_said(metric, spread))
+    unit = f",{metric.scale.unit}" if metric.scale.unit else ""
+    print(f"difference shown with probability {power:.0%}{unit}:")
     rich.print(_table(metric, spreads, power))
     for spread in spreads if effect is not None else ():
         print(_needed(metric, spread, effect, power))
@@ -95,15 +96,16 @@ def spreads_of(found: Study) -> list[Spread]:
             "jaxdl train EXP --set seed=1."
         )
     sd, df = pooled([(row.mean.sd, row.mean.n - 1) for row in rows])
-    spreads = [Spread(False, sd, df, len(rows))]
-    gaps = [compare(a.values, b.values) for a, b in combinations(rows, 2)]
+    spreads = [Spread(False, sd, df)]
+    step = resolution(value for row in rows for value in row.values.values())
+    gaps = [compare(a.values, b.values, step) for a, b in combinations(rows, 2)]
     pairs = [g for g in gaps if g and g.paired and g.n >= LEAST and not g.same]
     if pairs:
         # Pairs of variants share runs: no more freedom is claimed than the variants beyond the
         # first give.
         sd, _ = pooled([(g.sd, g.n - 1) for g in pairs])
         most = max(g.n for g in pairs) - 1
-        spreads.append(Spread(True, sd, most * (len(rows) - 1), len(pairs)))
+        spreads.append(Spread(True, sd, most * (len(rows) - 1)))
     return spreads
 
 
@@ -151,8 +153,7 @@ def _said(metric: Metric, spread: Spread) -> str:
 
 
 def _table(metric: Metric, spreads: Sequence[Spread], wanted: float) -> Table:
-    title = f"difference shown with probability {wanted:.0%}{',' * metric.scale.share}"
-    shown = Table("seeds", box=None, pad_edge=False, title=title + metric.scale.unit)
+    shown = Table("seeds", box=None, pad_edge=False)
     for spread in spreads:
         shown.add_column("paired" if spread.paired else "unpaired", justify="right")
     for n in COUNTS:
@@ -163,14 +164,15 @@ def _table(metric: Metric, spreads: Sequence[Spread], wanted: float) -> Table:
 
 def _needed(metric: Metric, spread: Spread, effect: float, wanted: float) -> str:
     low, high = sd_interval(spread.sd, spread.df)
-    counts = [
-        "more than any" if n >= MOST_SEEDS else str(n)
+    needed = [
+        f"{MOST_SEEDS:,} or more" if n >= MOST_SEEDS else str(n)
         for n in (seeds_needed(effect, sd, spread.paired, wanted) for sd in (spread.sd, low, high))
     ]
     kind = "paired" if spread.paired else "unpaired"
-    size = _size(metric, effect) + metric.scale.unit
-    needed = seeds(int(counts[0])) if counts[0].isdigit() else f"{counts[0]} number of seeds"
-    return f"{kind}: {size} needs {needed} of each variant ({counts[1]} to {counts[2]})"
+    return (
+        f"{kind}: {_size(metric, effect)}{metric.scale.unit} needs {needed[0]} seeds of each "
+        f"variant ({needed[1]} to {needed[2]} over the interval of the deviation)"
+    )
 
 
 def _size(metric: Metric, value: float) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -59,7 +60,7 @@ def report(
         raise InputError(f"no run is of variant {base!r}; {suggest(base, names)}.")
     found = study(
         cells,
-        title=title or _title(places, by),
+        title=title or _title(runs, by),
         base=base or ("base" if "base" in names else names[0]),
     )
     written = write_report(found, out)
@@ -174,7 +175,7 @@ def _by_field(passport: Passport, path: str) -> str | None:
     return f"{path}={value}"
 
 
-def _title(places: list[Path], by: str) -> str:
-    folders = list(dict.fromkeys(place.parent.name for place in places))
-    named = ", ".join(folders[:3]) + (" and more" if len(folders) > 3 else "")
+def _title(places: Sequence[Path], by: str) -> str:
+    names = [place.resolve().name for place in places]
+    named = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
     return f"Runs of {named}" + (f" by {by}" if by else "")

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from jaxdl.core.records import read_records
+from jaxdl.core.errors import InputError
+from jaxdl.core.records import METRICS, read_records
 from jaxdl.report.comparison import Study
 from jaxdl.report.runs import Run
 
@@ -53,12 +54,17 @@ def bands(study: Study) -> dict[str, dict[str, Band]]:
 
 def _curves(run: Run) -> dict[str, Curve]:
     points: dict[str, tuple[list[int], list[float]]] = {}
-    for record in read_records(run.cell.run):
-        for name, value in record.values.items() if record.split not in LEFT_OUT else ():
-            if name not in LEFT_OUT and math.isfinite(value):
-                steps, values = points.setdefault(f"{record.split}/{name}", ([], []))
-                steps.append(record.step)
-                values.append(value)
+    try:
+        for record in read_records(run.cell.run):
+            for name, value in record.values.items() if record.split not in LEFT_OUT else ():
+                if name not in LEFT_OUT and math.isfinite(value):
+                    steps, values = points.setdefault(f"{record.split}/{name}", ([], []))
+                    steps.append(record.step)
+                    values.append(value)
+    except (ValueError, TypeError, KeyError) as error:
+        raise InputError(
+            f"{run.cell.run / METRICS} is damaged ({error}); restore it or leave that run out."
+        ) from None
     return {name: (np.array(s), np.array(v, float)) for name, (s, v) in points.items()}
 
 

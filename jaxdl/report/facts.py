@@ -70,13 +70,14 @@ def told(value: Any) -> str:
     return value if isinstance(value, str) else repr(value)
 
 
-def command(run: Run) -> str:
-    """The command that started it, without the place of the program."""
-    if run.passport is None:
-        return ""
-    program, _, rest = run.passport.command.partition(" ")
-    name = os.path.basename(program)
-    return f"{'jaxdl' if name == '__main__.py' else name} {rest}"
+def commands(study: Study) -> Iterator[tuple[str, str]]:
+    """Variant, and what started its first run, without the place of the program."""
+    for variant in study.variants:
+        found = (r.passport for r in study.runs if r.passport and r.cell.variant == variant)
+        for passport in list(found)[:1]:
+            program, _, rest = passport.command.partition(" ")
+            name = os.path.basename(program)
+            yield variant, f"{'jaxdl' if name == '__main__.py' else name} {rest}"
 
 
 def _flat(value: Any) -> dict[str, str]:
@@ -105,5 +106,6 @@ def _who(study: Study, runs: Iterable[Run]) -> str:
         if here and len(here) == len(mine):
             parts.append(variant)
         elif here:
-            parts.append(f"{variant} ({', '.join(f'seed {r.cell.seed}' for r in here)})")
+            seeds = ", ".join(str(run.cell.seed) for run in here)
+            parts.append(f"{variant} (seed{'s' * (len(here) > 1)} {seeds})")
     return ", ".join(parts)

@@ -33,9 +33,12 @@ def _variants(runs: Sequence[Run]) -> Iterable[str]:
     for run in runs:
         other = first.setdefault(run.cell.variant, run)
         told.setdefault(run.cell.variant, {}).update(dict.fromkeys(differences(other, run)))
+    alike: dict[tuple[str, ...], list[str]] = {}
     for variant, paths in told.items():
+        alike.setdefault(tuple(paths), []).append(variant)
+    for paths, names in alike.items():
         if paths:
-            yield f"The runs of {variant} differ in more than their seed: {_some(paths)}."
+            yield f"The runs of {_some(names)} differ in more than their seed: {_some(paths)}."
 
 
 def _primaries(runs: Sequence[Run]) -> str:

@@ -113,7 +113,7 @@ def power(effect: float, sd: float, n: int, paired: bool = True) -> float:
     shift, edge = abs(effect) / (sd * per), _quantile(df)
     if shift > edge + 20:
         return 1.0
-    other = special.nctdtr(df, shift, -edge) if shift < 10 else 0.0  # and NaN far out
+    other = special.nctdtr(df, shift, -edge) if shift < 5 else 0.0  # far out it is NaN
     return float(1 - special.nctdtr(df, shift, edge) + other)
 
 
