@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import subprocess
 import sys
 import sysconfig
 from collections.abc import Iterable, Mapping
@@ -16,6 +15,7 @@ from typing import Any
 import jaxdl
 from jaxdl.core import records
 from jaxdl.core.records import Code, write_json
+from jaxdl.core.repository import digest_of, git
 
 KINDS = (".py", ".toml", ".cfg")
 """What files must end in to count as code."""
@@ -69,8 +69,8 @@ def take(source: str = "") -> Snapshot:
     told = {
         "jaxdl": own.revision(),
         "here": here.revision(),
-        "file": _digest(file.read_bytes()) if known else None,
-        "files": _digest(repr(sorted((k, sorted(v.items())) for k, v in files.items())).encode()),
+        "file": digest_of(file.read_bytes()) if known else None,
+        "files": digest_of(repr(sorted((k, sorted(v.items())) for k, v in files.items())).encode()),
     }
     patches = {records.PATCH: here.patch(theirs)}
     if own is not here:
@@ -95,7 +95,7 @@ class _Place:
         head, patch = git(self.root, "rev-parse", "HEAD"), self._changes
         return {
             "revision": head and head.decode().strip(),
-            "diff": _digest(patch) if patch else None,
+            "diff": digest_of(patch) if patch else None,
         }
 
     @cached_property
@@ -120,13 +120,15 @@ class _Place:
         for file in sorted(files):
             inside = file.is_relative_to(self.root)
             named[file.relative_to(self.root).as_posix() if inside else str(file)] = file
-        return {name: _digest(file.read_bytes()) for name, file in named.items() if file.is_file()}
+        there = {name: file for name, file in named.items() if file.is_file()}
+        return {name: digest_of(file.read_bytes()) for name, file in there.items()}
 
 
 def _own_folders() -> list[Path]:
     """Where jaxdl's own files are: kernels may lie beside the package."""
     kernels = find_spec("jaxdl.kernels")
-    return [OWN, *map(Path, (kernels and kernels.submodule_search_locations) or ())]
+    places = (kernels and kernels.submodule_search_locations) or ()
+    return [OWN, *(Path(place).resolve() for place in places)]
 
 
 def _loaded() -> list[Path]:
@@ -145,16 +147,12 @@ def _packages() -> dict[str, str]:
         places = [p for p in getattr(sys.modules.get(name), "__path__", ()) if p]
         files = [f for place in places for f in sorted(Path(place).rglob("*.py"))]
         if files:
-            found[name] = _digest(b"".join(_content(f) for f in files))
+            found[name] = digest_of(b"".join(_content(f) for f in files))
     return found
 
 
 def _content(file: Path) -> bytes:
     return hashlib.sha256(file.read_bytes()).digest()
-
-
-def _digest(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()[:16]
 
 
 def _as_new(root: Path, files: Iterable[Path]) -> bytes:
@@ -179,14 +177,3 @@ def _added(name: str, content: bytes) -> bytes:
     head += f"--- /dev/null\n+++ b/{name}{tab}\n@@ -0,0 +1,{len(lines)} @@\n".encode()
     body = b"".join(b"+" + line + b"\n" for line in lines)
     return head + body + (b"" if whole else b"\\ No newline at end of file\n")
-
-
-def git(folder: Path, *args: str) -> bytes | None:
-    """What git says in `folder`; None where it fails or is not there."""
-    try:
-        done = subprocess.run(
-            ["git", *args], capture_output=True, timeout=10, cwd=folder, check=False
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout if done.returncode == 0 else None
