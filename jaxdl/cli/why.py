@@ -13,6 +13,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from jaxdl.cli import screen
+from jaxdl.cli.rerun import Reruns
+from jaxdl.report.bisect import Tried, Verdict
+from jaxdl.report.bisect import bisect as run_bisect
 from jaxdl.report.differences import Difference
 from jaxdl.report.parting import Comparison, Parting
 from jaxdl.report.why import Explanation, explain
@@ -27,8 +30,15 @@ WHEN = {
     "unknown": "in the first record that both have",
 }
 
+EFFECTS = {
+    "cause": "gives b's numbers",
+    "part": "moves the numbers, but not to b's",
+    "none": "changes nothing",
+    "failed": "cannot be run",
+}
 
-def why(a: Run, b: Run, json: screen.Flag = False) -> int:
+
+def why(a: Run, b: Run, bisect: screen.Flag = False, json: screen.Flag = False) -> int:
     """Explain why two runs differ: what is not the same, and where their numbers part.
 
     Example: jaxdl why runs/quickstart/base-1a2b3c4d runs/quickstart/base-5e6f7a8b
@@ -39,14 +49,51 @@ def why(a: Run, b: Run, json: screen.Flag = False) -> int:
     Args:
         a: run directory.
         b: another.
+        bisect: train a again up to where they part, with one thing of b's at a time, until the
+            cause is named. Packages, data and devices stay those that are here.
         json: print one JSON object.
     """
     found = explain(a, b)
-    if json:
-        screen.print_json(as_json(found))
-    else:
+    if not json:
         print_explanation(found)
+    verdict = _bisected(found, quiet=json) if bisect else None
+    if json:
+        screen.print_json(as_json(found) | (_found(verdict) if verdict else {}))
     return 0
+
+
+def _bisected(found: Explanation, quiet: bool) -> Verdict:
+    """The verdict of re-runs, told as they end."""
+
+    def say(tried: Tried) -> None:
+        if not quiet:
+            names = ", ".join(_name(d) for d in tried.differences)
+            print(f"  {names}: {EFFECTS[tried.effect]}{tried.told and f' ({tried.told})'}")
+
+    if not quiet:
+        print("\nRe-runs of a, each with this of b's:")
+    with Reruns(found.a, found.b) as rerun:
+        verdict = run_bisect(found, rerun, say)
+    if not quiet:
+        cause = ", ".join(_name(d) for d in verdict.cause)
+        print(f"\nCause: {cause or 'not found'} ({verdict.told}).")
+    return verdict
+
+
+def _found(verdict: Verdict) -> dict[str, Any]:
+    return {
+        "cause": [_entry(d) for d in verdict.cause],
+        "told": verdict.told,
+        "tried": [
+            {"differences": [_entry(d) for d in t.differences], "effect": t.effect, "told": t.told}
+            for t in verdict.tried
+        ],
+        "untried": [_entry(d) for d in verdict.untried],
+    }
+
+
+def _name(d: Difference) -> str:
+    return d.name if d.kind == d.name else f"{d.kind} {d.name}"
 
 
 def as_json(found: Explanation) -> dict[str, Any]:
@@ -89,7 +136,8 @@ def told(comparison: Comparison) -> str:
         return "No record of the one covers the same updates as one of the other."
     if parting is None:
         return f"The numbers are the same in {comparison.compared} records, to step {last}."
-    lines = [f"The numbers part at step {parting.step}: {WHEN[parting.when]}."]
+    when = WHEN[parting.when] if set(parting.values) != {"lr"} else "by the rate, before any loss"
+    lines = [f"The numbers part at step {parting.step}: {when}."]
     values = list(parting.values.items())
     lines += [_value(parting, name, *pair) for name, pair in values[:SHOWN]]
     if len(values) > SHOWN:

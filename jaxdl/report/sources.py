@@ -22,12 +22,19 @@ class Sources:
 
     def text(self, place: str, name: str) -> bytes | None:
         """The content of a file that ran; None where it cannot be had any more."""
-        wanted = self.code.files[place].get(name)
-        for root in (Path(self.code.roots[place]), self._checkout(place)):
-            file = root and root / name
-            if file and file.is_file() and digest_of(content := file.read_bytes()) == wanted:
-                return content
-        return None
+        content = self._read(Path(self.code.roots[place]), place, name)
+        return self._read(self._checkout(place), place, name) if content is None else content
+
+    def on_disk(self, place: str, name: str) -> bool:
+        """Whether a file still is where it was, as it was."""
+        return self._read(Path(self.code.roots[place]), place, name) is not None
+
+    def _read(self, root: Path | None, place: str, name: str) -> bytes | None:
+        file = root and root / name
+        if not file or not file.is_file():
+            return None
+        content = file.read_bytes()
+        return content if digest_of(content) == self.code.files[place].get(name) else None
 
     def _checkout(self, place: str) -> Path | None:
         roots = self.code.roots
