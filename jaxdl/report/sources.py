@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ast
 import difflib
+import shutil
 import tempfile
+import weakref
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -48,8 +50,10 @@ class Sources:
         }
 
     @cached_property
-    def _folder(self) -> tempfile.TemporaryDirectory:
-        return tempfile.TemporaryDirectory(prefix="jaxdl-code-")
+    def _folder(self) -> Path:
+        folder = tempfile.mkdtemp(prefix="jaxdl-code-")
+        weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+        return Path(folder)
 
     def _put_back(self, place: str, patch: str) -> Path | None:
         told = self.passport.code.get(place) or {}
@@ -57,7 +61,7 @@ class Sources:
         changes = file.read_bytes() if file.exists() else b""
         if not revision and not changes:
             return None
-        folder = Path(self._folder.name) / place
+        folder = self._folder / place
         folder.mkdir()
         # The run may have been made in another clone; then one here may know the revision.
         for root in (Path(self.code.roots[place]), Path(__file__).parent, Path.cwd()):
