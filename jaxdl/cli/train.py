@@ -13,9 +13,9 @@ from jaxdl import parallel, report
 from jaxdl.cli import launch, repeat, screen
 from jaxdl.cli.progress import ProgressHook
 from jaxdl.core import Experiment
-from jaxdl.core.codec import digest, dump
+from jaxdl.core.codec import dump
 from jaxdl.core.errors import InputError
-from jaxdl.core.loading import load_experiment
+from jaxdl.core.loading import default_directory, load_experiment
 from jaxdl.core.records import CHECKPOINTS, METRICS, TENSORBOARD
 from jaxdl.parallel.processes import joined
 from jaxdl.train import Fitted, evaluation_batches, fit
@@ -83,8 +83,7 @@ def _asked(
         if not exp:
             raise InputError("name an experiment file, or a run to repeat with --from RUN.")
         experiment, variant = load_experiment(exp, edits)
-        stem = Path(exp.rpartition(".py")[0]).name
-        place = run_dir or Path("runs") / stem / f"{variant}-{digest(experiment)}"
+        place = run_dir or default_directory(exp, variant, experiment)
         sets = [part for edit in edits for part in ("--set", edit)]
         return " ".join([exp, *edits]), experiment, place, [exp, *sets]
     if exp or edits:
