@@ -16,7 +16,10 @@ import jax
 import jaxdl
 
 PREFIXES = (
-    *("JAX_", "JAXDL_", "FLAX_", "CHEX_", "XLA_", "TF_", "TPU_", "LIBTPU_", "TFDS_"),
+    *("JAX_", "JAXDL_", "FLAX_", "CHEX_", "XLA_", "TPU_", "LIBTPU_", "TFDS_"),
+    # Others share TF_: Terraform's variables may be secrets.
+    *("TF_CPP_", "TF_CUDNN_", "TF_DETERMINISTIC", "TF_DISABLE_", "TF_ENABLE_", "TF_FORCE_"),
+    *("TF_GPU_", "TF_NUM_", "TF_USE_", "TF_XLA_"),
     *("NVIDIA_", "CUDA_", "CUDNN_", "CUBLAS_", "NCCL_", "OMP_", "KMP_", "GOMP_", "MKL_"),
     *("OPENBLAS_", "MALLOC_", "LD_PRELOAD", "PYTHONHASHSEED", "PYTHONPATH"),
 )
