@@ -77,9 +77,10 @@ def between(
 ) -> list[Difference]:
     """All that differs between two passports with their code, but for how the runs were started."""
     one, two = a[0], b[0]
+    code = list(_of_code(a, b, sources))
     return [
-        *differ.of_config(one.experiment, two.experiment),
-        *_of_code(a, b, sources),
+        *(_by_default(d, one, two, code) for d in differ.of_config(one.experiment, two.experiment)),
+        *code,
         *differ.of_sittings(one, two),
         *differ.of_environment(one.flags, two.flags),
         *differ.of_versions(a, b),
@@ -89,13 +90,27 @@ def between(
     ]
 
 
+def _by_default(d: Difference, a: Passport, b: Passport, code: list[Difference]) -> Difference:
+    """A field's difference, ranked behind that of its class's own file, whose default it may be."""
+    if any(f" {d.name}=" in passport.source for passport in (a, b)):
+        return d
+    owner, module = b.experiment, ""
+    for name in d.path:
+        module = owner.get("$", module) if isinstance(owner, dict) else module
+        inner = owner.get(name) if isinstance(owner, dict) else None
+        owner = owner[int(name)] if isinstance(owner, list) and int(name) < len(owner) else inner
+    file = module.partition(":")[0].replace(".", "/") + ".py"
+    ranks = [c.rank for c in code if c.path[1:] == (file,)]
+    return replace(d, rank=max(ranks)) if ranks else d
+
+
 def ranked(
     found: list[Difference], parting: Parting | None
 ) -> tuple[tuple[Difference, ...], tuple[Difference, ...]]:
     """What can move numbers, likeliest cause of this parting first, and what cannot."""
     when = parting.when if parting else ""
     likely = [d for d in found if d.stage != "nothing"]
-    likely.sort(key=lambda d: (FITS.get((when, d.stage), 0), d.rank))
+    likely.sort(key=lambda d: (FITS.get((when, d.stage), 0), d.rank, d.kind == "config"))
     return tuple(likely), tuple(d for d in found if d.stage == "nothing")
 
 

@@ -11,10 +11,19 @@ import pytest
 
 from jaxdl.core import change
 from jaxdl.core.loading import load_experiment
-from jaxdl.core.records import Record, Result, line_of, read_passport, write_json
+from jaxdl.core.records import (
+    Code,
+    Passport,
+    Record,
+    Result,
+    line_of,
+    read_passport,
+    write_json,
+)
 from jaxdl.optim import Lion
 from jaxdl.report import compare, explain
 from jaxdl.report.bisect import Outcome, bisect
+from jaxdl.report.why import between, ranked
 from jaxdl.train.passport import issue
 from jaxdl.train.snapshot import take
 
@@ -137,6 +146,24 @@ def test_code_is_put_back_from_another_clone_of_its_repository(lab, monkeypatch)
     shutil.move(lab, lab.parent / "moved")
     (found,) = explain(*(lab.parent / "moved" / r.relative_to(lab) for r in (a, b))).likely
     assert found.name == "exp.py:16" and "(e + 2)" in found.b
+
+
+def test_a_default_that_code_changed_comes_after_that_code():
+    passports = [read_passport_of(activation) for activation in ("jax.nn:relu", "jax.numpy:tanh")]
+    codes = [Code({"jaxdl": {"jaxdl/models/mlp.py": x}, "here": {}}, {}, {}) for x in "ab"]
+    found = between(*zip(passports, codes, strict=True))
+    likely, _ = ranked(found, None)
+    assert [d.kind for d in likely] == ["code", "config"]
+    set_by_hand = replace(passports[1], source="exp.py model.activation=jax.numpy:tanh")
+    found = between((passports[0], codes[0]), (set_by_hand, codes[1]))
+    assert [d.kind for d in ranked(found, None)[0]] == ["config", "code"]
+
+
+def read_passport_of(activation):
+    model = {"$": "jaxdl.models.mlp:MLP", "activation": {"$ref": activation}}
+    plain = {"digest": "", "source": "exp.py", "command": "", "code": {}, "versions": {}}
+    empty = {"data": {}, "devices": {}, "flags": {}, "seed": 0}
+    return Passport(experiment={"$": "jaxdl.core:Experiment", "model": model}, **plain, **empty)
 
 
 def test_comments_and_layout_are_no_cause(lab):

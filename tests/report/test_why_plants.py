@@ -24,7 +24,7 @@ class Plant:
     variant: str = "base"
     act: object = None
     """What it does to the world; may return a folder for PYTHONPATH."""
-    arguments: tuple[str, ...] = ()
+    edits: tuple[str, ...] = ()
     env: dict = field(default_factory=dict)
 
 
@@ -122,9 +122,9 @@ PLANTS = {
     "a variable of the experiment": Plant(
         "environment variable", "environment MY_SCALE", "table", env={"MY_SCALE": "1.5"}
     ),
-    "seed": Plant("seed", "seed seed", arguments=("--set", "seed=1")),
+    "seed": Plant("seed", "seed seed", edits=("seed=1",)),
     "seed in the file": Plant("seed", "seed seed", "folder", theirs("seed=0,", "seed=3,")),
-    "precision": Plant("dtype", "config precision", arguments=("--set", "precision=bf16")),
+    "precision": Plant("dtype", "config precision", edits=("precision=bf16",)),
     "scale in half": Plant(
         "dtype",
         "code jaxdl/data/transform.py:",
@@ -152,7 +152,7 @@ def planted(world):
         path = plant.act(world) if plant.act else None
         env = dict(plant.env)
         named = name.replace(" ", "-")
-        return base, world.run(named, plant.variant, *plant.arguments, path=str(path or ""), **env)
+        return base, world.run(named, plant.variant, *plant.edits, path=str(path or ""), **env)
 
     yield plant
     world_file.restore(world)

@@ -64,6 +64,15 @@ ABLATIONS = {
     "folder": {"data": ImageFolder("images", size=6, batch=16)},
 }
 """
+TRAIN = """
+import sys
+from pathlib import Path
+from jaxdl.core.loading import load_experiment
+from jaxdl.train import fit
+spec, run, *edits = sys.argv[1:]
+fit(load_experiment(spec, edits)[0], Path(run), source=" ".join([spec, *edits]))
+"""
+"""What `jaxdl train` does, but for its pictures and tables."""
 GIT = ("git", "-c", "user.name=x", "-c", "user.email=x@y")
 
 
@@ -84,14 +93,14 @@ class World:
         """Where the experiment and its data are."""
         return self.top / "lab"
 
-    def run(self, name: str, variant: str, *arguments: str, path: str = "", **env: str) -> Path:
+    def run(self, name: str, variant: str, *edits: str, path: str = "", **env: str) -> Path:
         """Trains in a process of its own and returns the run's directory."""
         run = self.top / "runs" / name
         paths = [*filter(None, [path]), str(self.tree)]
         more = {"PYTHONPATH": os.pathsep.join(paths), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
-        command = (sys.executable, "-P", "-m", "jaxdl", "train", f"exp.py:{variant}")
+        more["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
         done = subprocess.run(
-            [*command, "--run-dir", run, "--json", *arguments],
+            [sys.executable, "-P", "-c", TRAIN, f"exp.py:{variant}", run, *edits],
             cwd=self.lab,
             env=os.environ | more | env,
             capture_output=True,
