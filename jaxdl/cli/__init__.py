@@ -17,6 +17,7 @@ import jaxdl
 COMMANDS = {
     "train": ("jaxdl.cli.train:train", "train an experiment, or resume it"),
     "ablate": ("jaxdl.cli.ablate:ablate", "train variants with several seeds, and compare them"),
+    "why": ("jaxdl.cli.why:why", "explain why two runs differ"),
     "eval": ("jaxdl.cli.eval:evaluate", "evaluate a run's checkpoint"),
     "report": ("jaxdl.cli.report:report", "compare runs, with intervals and a page to send"),
     "power": ("jaxdl.cli.power:power", "how many seeds would show an effect"),
