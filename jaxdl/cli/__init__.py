@@ -16,6 +16,7 @@ import jaxdl
 
 COMMANDS = {
     "train": ("jaxdl.cli.train:train", "train an experiment, or resume it"),
+    "sweep": ("jaxdl.cli.sweep:sweep", "search an experiment's hyper-parameters"),
     "eval": ("jaxdl.cli.eval:evaluate", "evaluate a run's checkpoint"),
     "data": ("jaxdl.cli.data:data", "fetch and list data sets"),
     "plan": ("jaxdl.cli.plan:plan", "compile an experiment for absent hardware, and audit it"),
