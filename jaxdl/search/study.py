@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import time
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -61,6 +61,7 @@ class Study:
         self._storage = study._storage
         self._seen: dict[int, tuple[Any, float]] = {}
         self._beats: dict[int, int] = {}
+        self._reported: dict[int, set[int]] = {}
 
     def rows(self) -> list[Row]:
         """All trials below the total, by number."""
@@ -82,6 +83,8 @@ class Study:
             self._put_back(trial._trial_id)
             return None
         self._sign(trial)
+        before = self._storage.get_trial(trial._trial_id).intermediate_values
+        self._reported[trial.number] = set(before)
         for path, domain in self._space.items():
             _suggest(trial, path, domain)
         return trial
@@ -99,12 +102,15 @@ class Study:
         mark = now.user_attrs.get(MARK) or [None]
         return now.state == TrialState.RUNNING and mark[0] == self.worker
 
-    def report(self, trial: Trial, step: int, value: float) -> bool:
-        """Notes the objective at a step; whether the pruner has seen enough."""
-        if step in self._storage.get_trial(trial._trial_id).intermediate_values:
-            return False
-        trial.report(value, step)
-        return trial.should_prune()
+    def report(self, trial: Trial, points: Iterable[tuple[int, float]]) -> bool:
+        """Notes the objective at these steps, what was noted before aside; whether the pruner has
+        seen enough."""
+        known = self._reported.setdefault(trial.number, set())
+        fresh = {step: value for step, value in points if step not in known}
+        for step, value in fresh.items():
+            trial.report(value, step)
+        known |= fresh.keys()
+        return bool(fresh) and trial.should_prune()
 
     def complete(self, trial: Trial, values: Sequence[float]) -> None:
         """Ends a trial with its objectives."""
@@ -277,8 +283,9 @@ def open_study(
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     directions = [MODES[objective.mode] for objective in objectives]
-    with reaching(url), suppress(DuplicatedStudyError):
+    with reaching(url):
         storage = _storage(url)
+    with reaching(url), suppress(DuplicatedStudyError):
         made = optuna.create_study(storage=storage, study_name=name, directions=directions)
         made.set_user_attr(FACTS, dict(facts))
     with reaching(url):
@@ -318,9 +325,34 @@ def reaching(url: str):
         ) from None
 
 
-def _storage(url: str) -> Any:
-    options = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {}
-    return optuna.storages.RDBStorage(url, {"pool_pre_ping": True} | options)
+def _storage(url: str, tries: int = 10) -> Any:
+    """The storage; of workers that begin at once only one can make the tables."""
+    from sqlalchemy.exc import SQLAlchemyError
+
+    local = url.startswith("sqlite")
+    options = {"connect_args": {"timeout": 60}} if local else {}
+    try:
+        storage = optuna.storages.RDBStorage(url, {"pool_pre_ping": True} | options)
+    except SQLAlchemyError as error:
+        if tries and ("already exists" in str(error) or "duplicate key" in str(error)):
+            time.sleep(0.5)
+            return _storage(url, tries - 1)
+        raise
+    if local:
+        _hasten(storage.engine)
+    return storage
+
+
+def _hasten(engine: Any) -> None:
+    """Lets SQLite wait for the disk once in a while, not at each commit."""
+    from sqlalchemy import event
+
+    @event.listens_for(engine, "connect")
+    def connected(connection: Any, _: Any) -> None:
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=NORMAL")
+
+    engine.dispose()  # connections from before
 
 
 @contextmanager

@@ -192,11 +192,9 @@ class Sweep:
         """Hands new values of the objective on; whether the trial may go."""
         if len(self._plan.objectives) > 1 or running.why:
             return False
-        hopeless = [
-            self._study.report(running.trial, step, value) and step < running.steps
-            for step, value in running.tail.fresh()
-        ]
-        return any(hopeless)
+        points = list(running.tail.fresh())
+        hopeless = self._study.report(running.trial, points)
+        return hopeless and points[-1][0] < running.steps
 
     def _conclude(self, running: Running, code: int) -> None:
         """Tells the study how a run ended."""

@@ -97,7 +97,7 @@ def test_one_trial_too_many_waits_for_a_larger_total(tmp_path, monkeypatch):
 def test_a_trial_of_a_silent_worker_goes_to_another_and_counts_once(tmp_path):
     lost, heir = (Study(opened(tmp_path), BRANIN, name, 1) for name in ("lost", "heir"))
     trial = lost.claim()
-    lost.report(trial, 3, 0.7)
+    lost.report(trial, [(3, 0.7)])
     nobody = lambda name: False  # noqa: E731
     assert heir.claim() is None
     assert heir.reclaim(nobody, grace=0.05) == []  # seen for the first time
@@ -106,7 +106,8 @@ def test_a_trial_of_a_silent_worker_goes_to_another_and_counts_once(tmp_path):
     assert heir.reclaim(nobody, grace=-1.0) == [0]
     again = heir.claim()
     assert again.number == 0 and again.params == trial.params
-    assert not heir.report(again, 3, 0.7), "what it reported before stays"
+    heir.report(again, [(3, 0.9), (4, 0.6)])
+    assert heir._study.trials[0].intermediate_values == {3: 0.7, 4: 0.6}
     assert not lost.keep(trial)
     lost.complete(trial, [0.1])  # too late
     heir.complete(again, [0.2])
@@ -143,7 +144,7 @@ def test_importance_finds_the_parameter_that_matters(tmp_path):
 
 def test_a_study_made_for_something_else_is_refused(tmp_path):
     opened(tmp_path)
-    with pytest.raises(InputError, match="seed 0 there, 1 here.*another --study"):
+    with pytest.raises(InputError, match=r"seed 0 there, 1 here.*another --study"):
         opened(tmp_path, facts={"seed": 1})
 
 
