@@ -3,6 +3,7 @@
 import os
 import pwd
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
@@ -49,8 +50,8 @@ def postgres():
             time.sleep(0.1)
         yield f"postgresql+psycopg://me@/postgres?host={folder}"
     finally:
-        running.terminate()
-        running.wait(30)
+        running.send_signal(signal.SIGINT)  # does not wait for its clients
+        running.wait(60)
         log.close()
         shutil.rmtree(folder)
 
@@ -84,6 +85,7 @@ def test_two_of_four_workers_are_killed_and_no_trial_is_lost_or_doubled(
 
     _, study = worker.make(tmp_path / "e", TRIALS, url=postgres)
     rows = study.rows()
+    study._storage._backend.engine.dispose()
     assert [row.number for row in rows] == list(range(TRIALS))
     assert all(row.state == "done" and row.values == (row.labels["model.x"],) for row in rows)
     assert len({row.labels["model.x"] for row in rows}) == TRIALS
