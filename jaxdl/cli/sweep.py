@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from subprocess import Popen
 from typing import Annotated, Any, Literal
 
 import rich
@@ -14,6 +16,8 @@ import tyro
 from rich.table import Table
 
 from jaxdl.cli import screen
+from jaxdl.cli.ablate import CACHE
+from jaxdl.cli.shares import shares_of
 from jaxdl.cli.start import start
 from jaxdl.cli.train import Edits, Spec
 from jaxdl.core.codec import digest
@@ -24,7 +28,7 @@ from jaxdl.search.objective import Objective, cadence, parse_objectives
 from jaxdl.search.plots import IMPORTANCE, PARALLEL, draw_importance, draw_parallel
 from jaxdl.search.space import Space, edits_of, find_space, grid
 from jaxdl.search.study import Row, Study, make_pruner, make_sampler, open_study, reaching
-from jaxdl.search.sweep import Plan, Sweep, new_worker
+from jaxdl.search.sweep import Plan, Start, Sweep, new_worker
 from jaxdl.search.variant import spelt, write_variant
 
 TRIALS, SHOWN = 20, 5
@@ -67,7 +71,7 @@ def sweep(
         space: which dict of the file names what may vary.
         sampler: grid takes every combination of Choice and Integer.
         pruner: ends hopeless runs early, by what they evaluate.
-        jobs: runs at a time on this machine.
+        jobs: runs at a time on this machine, which divide its cores or GPUs among them.
         storage: where the study is kept, e.g. postgresql+psycopg://me@host/db; default a file.
         study: its name, and that of its folder; default that of the variant and the space.
         objective: what to improve, several with commas: valid/accuracy,seconds; with :min or :max
@@ -80,8 +84,7 @@ def sweep(
     if not json:
         _introduce(plan, view, chosen)
     with reaching(storage):
-        child = lambda arguments, log: start(arguments, log=log)  # noqa: E731
-        code = Sweep(plan, view, child, _teller(plan, json)).run()
+        code = Sweep(plan, view, _starter(plan), _teller(plan, json)).run()
         return code or _conclude(plan, view, json)
 
 
@@ -107,9 +110,9 @@ def _prepare(
     space = find_space(load_file(path), chosen.space, experiment, str(path))
     objectives = parse_objectives(chosen.objective, experiment)
     every = cadence(experiment, objectives[0])
-    for option, number in {"--trials": trials, "--jobs": jobs}.items():
-        if number is not None and number < 1:
-            raise InputError(f"{option} {number} must be at least 1.")
+    if trials is not None and trials < 1:
+        raise InputError(f"trials={trials} must be at least 1.")
+    shares_of(jobs)
     if chosen.pruner != "none":
         _check_prunable(objectives, every, chosen.pruner)
     sampler = make_sampler(chosen.sampler, space, chosen.seed, len(objectives) > 1)
@@ -128,6 +131,18 @@ def _prepare(
     )
     plan = Plan(exp, edits, experiment, space, objectives, folder, jobs)
     return plan, Study(study, space, new_worker(), total)
+
+
+def _starter(plan: Plan) -> Start:
+    """Trials divide the machine, and share what they compile."""
+    shares, folder = shares_of(plan.jobs), (plan.folder / "compiled").absolute()
+    shared = {name: text or str(folder) for name, text in CACHE.items() if name not in os.environ}
+
+    def begin(arguments: Sequence[str], log: Path, slot: int) -> Popen:
+        env, cores = shares[slot]
+        return start(arguments, log=log, env=shared | env, cores=cores)
+
+    return begin
 
 
 def _facts(

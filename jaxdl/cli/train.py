@@ -13,8 +13,8 @@ from jaxdl import parallel, report
 from jaxdl.cli import launch, screen
 from jaxdl.cli.progress import ProgressHook
 from jaxdl.core import Experiment
-from jaxdl.core.codec import digest, dump
-from jaxdl.core.loading import load_experiment
+from jaxdl.core.codec import dump
+from jaxdl.core.loading import default_directory, load_experiment
 from jaxdl.core.records import CHECKPOINTS, METRICS, TENSORBOARD
 from jaxdl.parallel.processes import joined
 from jaxdl.train import Fitted, evaluation_batches, fit
@@ -56,8 +56,7 @@ def train(
         several: see `Processes`.
     """
     experiment, variant = load_experiment(exp, edits)
-    stem = Path(exp.rpartition(".py")[0]).name
-    place = run_dir or Path("runs") / stem / f"{variant}-{digest(experiment)}"
+    place = run_dir or default_directory(exp, variant, experiment)
     if several.processes > 1:
         sets = [part for edit in edits for part in ("--set", edit)]
         options = ["--run-dir", str(place), "--workers", str(workers)]

@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
+from matplotlib.patheffects import Normal, Stroke
 
 from jaxdl.search.space import Choice, Domain, Integer, LogUniform, Space
 
@@ -51,7 +52,10 @@ def draw_parallel(
     drawn = ScalarMappable(norm, COLOURS)
     for i in sorted(range(len(points)), key=lambda i: i == best):
         ys = [*heights[i], float(norm(values[i]))]
-        style = {"linewidth": 3.2, "zorder": 3} if i == best else {"linewidth": 1.1, "alpha": 0.75}
+        style: dict[str, Any] = {"linewidth": 1.1, "alpha": 0.75}
+        if i == best:
+            edge = [Stroke(linewidth=5, foreground="0.15"), Normal()]
+            style = {"linewidth": 3, "zorder": 3, "path_effects": edge}
         axes.plot(range(len(ys)), ys, color=drawn.to_rgba(values[i]), **style)
     for x, path in enumerate(paths):
         _axis(axes, x, _ticks(space[path]))

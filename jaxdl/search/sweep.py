@@ -34,8 +34,9 @@ INSIST = 60.0
 PREEMPTED, CODES = 75, {None: 0, signal.SIGINT: 130, signal.SIGTERM: 75}
 
 
-Start = Callable[[Sequence[str], Path], subprocess.Popen]
-"""Starts `jaxdl ARGUMENTS` as the leader of a process group; what it says goes to a file."""
+Start = Callable[[Sequence[str], Path, int], subprocess.Popen]
+"""Starts `jaxdl ARGUMENTS` as the leader of a process group, in a slot; what it says goes to a
+file."""
 
 
 @dataclass(frozen=True)
@@ -185,7 +186,7 @@ class Sweep:
             del self._running[slot]
         elif not _locked(running.run):
             arguments = ["train", str(running.file), "--run-dir", str(running.run), "--json"]
-            running.child = self._start(arguments, running.run.with_suffix(".log"))
+            running.child = self._start(arguments, running.run.with_suffix(".log"), slot)
             self._pool.put(slot, running.child)
 
     def _report(self, running: Running) -> bool:

@@ -69,8 +69,8 @@ def test_a_sweep_trains_shows_and_writes_the_best(jaxdl, spaced):
         ),
         (["--objective", "accuracy"], "neither split/metric, like valid/accuracy, nor one of"),
         (["--sampler", "cmaes"], "at least two numbers to search"),
-        (["--jobs", "0"], "--jobs 0 must be at least 1"),
-        (["--trials", "0"], "--trials 0 must be at least 1"),
+        (["--jobs", "0"], "jobs=0 must be at least 1"),
+        (["--trials", "0"], "trials=0 must be at least 1"),
         (["--storage", "mysql://x/y"], "needs a driver"),
     ],
 )

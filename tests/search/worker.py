@@ -97,7 +97,7 @@ def make(
     )
     view = Study(study, found, new_worker(), total)
     made = Plan(str(file), (), exp, found, objectives, folder, **plan)
-    return Sweep(made, view, lambda argv, log: start(argv, log, delay), tell), view
+    return Sweep(made, view, lambda argv, log, slot: start(argv, log, delay), tell), view
 
 
 if __name__ == "__main__":
