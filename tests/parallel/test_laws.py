@@ -66,6 +66,7 @@ def check_same(found, expected):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_loss_without_logits_is_that_of_one_device_with_them():
     exp = laws.EXPERIMENTS["gpt"]
     mesh = {"data": 2, "fsdp": 2, "model": 2}
