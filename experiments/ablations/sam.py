@@ -1,0 +1,33 @@
+"""Does sharpness-aware minimisation beat AdamW, at equal updates and at equal time?
+
+Data:   `jaxdl data get fashion_mnist`: 70,000 images of clothes.
+Source: Foret et al. 2020, arXiv:2010.01412: SAM generalises better, at two gradients an update.
+Run:    jaxdl ablate experiments/ablations/sam.py
+Expect: TODO
+"""
+
+from jaxdl.core import Experiment
+from jaxdl.data import FashionMNIST, Scale
+from jaxdl.models.lenet import LeNet
+from jaxdl.optim import SAM, AdamW, Cosine
+from jaxdl.tasks import Classification
+from jaxdl.train import Evaluate, Log, Save
+
+
+def base() -> Experiment:
+    """LeNet, 800 updates of AdamW."""
+    return Experiment(
+        model=LeNet(),
+        task=Classification(),
+        data=FashionMNIST(batch=128, eval_batch=1000, train_transform=(Scale(0, 255),)),
+        optim=AdamW(peak_lr=2e-3, decay=0.05, schedule=Cosine(warmup=50)),
+        steps=800,
+        hooks=(Log(every=50), Evaluate(every=400), Save(every=800)),
+    )
+
+
+ABLATIONS = {
+    "sam": {"optim.sam": SAM(0.05)},
+    "sam_wide": {"optim.sam": SAM(0.2)},
+    "same_time": {"steps": 1600},
+}
