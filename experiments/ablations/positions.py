@@ -19,7 +19,7 @@ from jaxdl.train import Evaluate, Log, Save
 def base() -> Experiment:
     """A GPT of 2 blocks of width 64 with learned positions, 600 updates of 16 windows of 64."""
     return Experiment(
-        model=GPT(vocab=128, width=64, depth=2, heads=2, seq=64),
+        model=GPT(vocab=256, width=64, depth=2, heads=2, seq=64),
         task=LanguageModel(),
         data=Text(files=("shakespeare/*.txt",), seq=64, batch=16, eval_batch=128),
         optim=AdamW(peak_lr=4e-3, b2=0.99, decay=0.1, clip=1.0, schedule=Cosine(warmup=50)),
