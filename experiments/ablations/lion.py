@@ -4,7 +4,8 @@ Data:   `jaxdl data get fashion_mnist`: 70,000 images of clothes.
 Source: Chen et al. 2023, arXiv:2302.06675, section 5: a rate 3 to 10 times smaller than AdamW's,
         a decay so many times larger.
 Run:    jaxdl ablate experiments/ablations/lion.py
-Expect: TODO
+Expect: not yet run with several seeds. `lion` of seed 0: valid accuracy 0.869, test 0.857, in about
+        20 s of one CPU core, start to end. `lion_same_rate` should do worse.
 """
 
 from jaxdl.core import Experiment

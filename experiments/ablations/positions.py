@@ -4,7 +4,8 @@ Data:   `jaxdl data get shakespeare`: 42 plays and poems, 5.1 MB.
 Source: Vaswani et al. 2017, arXiv:1706.03762, section 3.5; Su et al. 2021, arXiv:2104.09864;
         Kazemnejad et al. 2023, arXiv:2305.19466, for none.
 Run:    jaxdl ablate experiments/ablations/positions.py
-Expect: TODO
+Expect: not yet run with several seeds; rotary should lead and none come last, by less than 0.1 nats
+        at windows so short. A run should take about 30 s of CPU time, start to end.
 """
 
 from jaxdl.core import Experiment

@@ -4,7 +4,9 @@ Data:   scikit-learn's 8x8 digits; 1,197 to train, 240 to validate, 360 to test.
 Source: He et al. 2015, arXiv:1512.03385, figure 1 and table 2: a plain network gets worse with
         depth, in training too, and a residual one does not.
 Run:    jaxdl ablate experiments/ablations/residual.py
-Expect: TODO
+Expect: not yet run with several seeds. The base, seed 0: training loss 0.08 after 300 updates; a
+        deep run takes 60 s or less of CPU time, start to end. `plain` should be clearly worse than
+        the base, `shallow_plain` hardly worse than `shallow`.
 """
 
 from jaxdl.core import Experiment
