@@ -3,8 +3,8 @@
 Data:   `jaxdl data get fashion_mnist`: 70,000 images of clothes.
 Source: Foret et al. 2020, arXiv:2010.01412: SAM generalises better, at two gradients an update.
 Run:    jaxdl ablate experiments/ablations/sam.py
-Expect: not yet run with several seeds; SAM needs two gradients an update, so that `same_time` is the
-        fair rival. A run should take 10 to 25 s of CPU time.
+Expect: not yet run with several seeds. SAM needs two gradients an update, so that `same_time` is
+        its fair rival. A run should take 10 to 25 s of CPU time.
 """
 
 from jaxdl.core import Experiment
