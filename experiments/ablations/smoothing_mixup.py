@@ -3,9 +3,9 @@
 Data:   scikit-learn's 8x8 digits; 1,197 to train, 240 to validate, 360 to test.
 Source: Szegedy et al. 2015, arXiv:1512.00567, section 7; Zhang et al. 2018, arXiv:1710.09412.
 Run:    jaxdl ablate experiments/ablations/smoothing_mixup.py
-Expect: not yet run with several seeds. 240 digits resolve no difference under a point of accuracy;
-        valid/loss suffers from both where they make the model less sure than it may be. A run should
-        take about 20 s of CPU time.
+Expect: not yet run with several seeds. 240 digits resolve no difference in accuracy under a point;
+        valid/loss suffers from both where they make the model less sure than it may be. A run
+        should take about 20 s of CPU time.
 """
 
 from jaxdl.core import Experiment
