@@ -7,10 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
-import rich
 import tyro
-from rich.markup import escape
-from rich.table import Table
 
 from jaxdl.cli import screen
 from jaxdl.cli.rerun import Reruns
@@ -21,6 +18,8 @@ from jaxdl.report.parting import Comparison, Parting
 from jaxdl.report.why import Explanation, explain
 
 Run = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
+NARROW = 44
+"""Characters that a and b may take together on one line."""
 SHOWN = 3
 """Metrics of the record in which two runs part."""
 WHEN = {
@@ -116,7 +115,7 @@ def print_explanation(found: Explanation) -> None:
     print(told(found.comparison))
     if found.likely:
         print(f"\n{_heading(found)}")
-        rich.print(_table(found.likely))
+        _print(found.likely)
     elif found.parting:
         print(
             "\nNothing that is recorded differs. What is left is chance: operations in no fixed\n"
@@ -126,7 +125,7 @@ def print_explanation(found: Explanation) -> None:
         print("\nThe same in everything recorded.")
     if found.idle:
         print("\nDiffers, and moves no number:")
-        rich.print(_table(found.idle, style="dim"))
+        _print(_folded(found.idle))
 
 
 def told(comparison: Comparison) -> str:
@@ -156,11 +155,24 @@ def _heading(found: Explanation) -> str:
     return "What differs:" if one else "What differs, likeliest cause first:"
 
 
-def _table(found: Sequence[Difference], style: str | None = None) -> Table:
-    shown = Table("", "", "a", "b", box=None, pad_edge=False, style=style or "")
+def _folded(idle: Sequence[Difference]) -> list[Difference]:
+    """The same with files of code that no training imports on one line."""
+    files = [d for d in idle if d.kind == "code"]
+    others = [d for d in idle if d.kind != "code"]
+    if len(files) > 1:
+        told = f"{len(files)} files of commands and reports, or in comments only"
+        files = [Difference("code", told, "", "")]
+    return [*files, *others]
+
+
+def _print(found: Sequence[Difference]) -> None:
+    """What is in a and in b, on one line where there is room."""
     for d in found:
-        shown.add_row(*(escape(word) for word in (d.kind, d.name, d.a, d.b)))
-    return shown
+        head = f"  {d.kind:<12} {d.name}"
+        if len(d.a) + len(d.b) > NARROW:
+            print(f"{head}\n{'':15}a  {d.a}\n{'':15}b  {d.b}")
+        else:
+            print(f"{head}   {d.a} -> {d.b}" if d.b else f"{head}   {d.a}".rstrip())
 
 
 def _entry(d: Difference) -> dict[str, str]:

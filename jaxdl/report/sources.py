@@ -7,7 +7,6 @@ import difflib
 import shutil
 import tempfile
 import weakref
-from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 
@@ -21,6 +20,7 @@ class Sources:
 
     def __init__(self, run: Path, passport: Passport, code: Code):
         self.run, self.passport, self.code = run, passport, code
+        self._checkouts: dict[str, Path | None] = {}
 
     def text(self, place: str, name: str) -> bytes | None:
         """The content of a file that ran; None where it cannot be had any more."""
@@ -39,15 +39,12 @@ class Sources:
         return content if digest_of(content) == self.code.files[place].get(name) else None
 
     def _checkout(self, place: str) -> Path | None:
-        roots = self.code.roots
-        return self._checkouts[place if roots["here"] != roots["jaxdl"] else "here"]
-
-    @cached_property
-    def _checkouts(self) -> Mapping[str, Path | None]:
-        return {
-            "here": self._put_back("here", records.PATCH),
-            "jaxdl": self._put_back("jaxdl", records.OWN_PATCH),
-        }
+        one = self.code.roots["here"] == self.code.roots["jaxdl"]
+        place = "here" if one else place
+        if place not in self._checkouts:
+            patch = records.PATCH if place == "here" else records.OWN_PATCH
+            self._checkouts[place] = self._put_back(place, patch)
+        return self._checkouts[place]
 
     @cached_property
     def _folder(self) -> Path:
