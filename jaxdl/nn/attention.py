@@ -5,7 +5,6 @@ B batch, T queries, S keys, H heads, G heads of keys and values, K head size, D 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 import jax
@@ -16,10 +15,7 @@ from jax import Array
 from jaxdl.core.errors import InputError
 from jaxdl.kernels.flash_attention import DropWeights, flash_attention, seeds_of
 from jaxdl.nn.layers import check_rate, dense
-from jaxdl.parallel import constrain, context, context_parallel, on_cpu, per_shard
-
-FEW = 2**19
-"""Logits that a CPU keeps for the way back more quickly than it computes them again."""
+from jaxdl.parallel import constrain, context, context_parallel, per_shard
 
 
 def attend(
@@ -44,9 +40,6 @@ def attend(
     """
     if drop is not None and not isinstance(drop, DropWeights):
         assert offset is None, "with a cache there is no other dropout"
-        return _attend_by_weights(q, k, v, mask, drop, causal)
-    logits = math.prod(q.shape[:3]) * k.shape[1]
-    if logits <= FEW and on_cpu() and q.shape[1] == k.shape[1] and offset is None:
         return _attend_by_weights(q, k, v, mask, drop, causal)
     here = context()
     if here and here[1]["act_kv"] != here[1]["act_heads"]:
