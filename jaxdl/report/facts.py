@@ -15,6 +15,8 @@ FIELDS = ("code", "versions", "data", "devices", "flags", "kernels")
 LISTED = 16
 """Most entries of one field that are written out."""
 HEX = re.compile(r"^[0-9a-f]{16,}$")
+PLACE = re.compile(r"(^|[:=\s])[/~]\w")
+"""An absolute path: where things lie on one machine is nobody else's business."""
 
 
 def passports(study: Study) -> Iterator[tuple[str, str, str]]:
@@ -86,8 +88,10 @@ def _flat(value: Any) -> dict[str, str]:
 
 
 def _short(value: Any) -> str:
-    """Digests to 12 digits; nothing for what is not there."""
+    """Digests to 12 digits; no paths, and nothing for what is not there."""
     text = "none" if value in (None, {}, ()) else str(value)
+    if PLACE.search(text):
+        return "(a place on that machine)"
     return text[:12] if HEX.match(text) else text
 
 

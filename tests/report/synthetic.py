@@ -48,7 +48,7 @@ def write_run(
         versions={"jax": "0.10.2", "numpy": "2.1"},
         data={"train": "c" * 16, "test": "d" * 16},
         devices={"kind": "cpu", "count": 1},
-        flags={},
+        flags={"PYTHONPATH": "/somewhere/lib", "OMP_NUM_THREADS": "2"},
         seed=seed,
     )
     write_json(place / PASSPORT, passport)

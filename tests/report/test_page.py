@@ -132,6 +132,11 @@ def test_the_page_opens_with_a_verdict_for_each_variant(made):
     assert "8 of 9 runs counted" in words
 
 
+def test_nothing_tells_where_things_lie_on_the_machine(made):
+    for said in made[2:]:
+        assert "/somewhere" not in said and "OMP_NUM_THREADS 2" in said
+
+
 def test_the_page_needs_nothing_else_and_runs_nothing(made):
     *_, page = made
     for tag, attributes in Page(page).seen:
