@@ -86,6 +86,7 @@ def dispatch(
     impl = impl or _forced.get()
     if impl is not None:
         _check(kernel, shape, implementations, refusals.get(impl), impl)
+        _note(Choice(kernel, expected_platform(), shape, impl, None))
         return implementations[impl](*args)
     taken = {
         platform: own if own in implementations and not refusals.get(own) else "reference"
@@ -96,6 +97,14 @@ def dispatch(
         _note(Choice(kernel, platform, shape, taken[platform], refusals.get(OWN[platform])))
     by_platform = {platform: implementations[name] for platform, name in taken.items()}
     return jax.lax.platform_dependent(*args, **by_platform, default=implementations["reference"])
+
+
+def decided(impl: str | None) -> str | None:
+    """The implementation that surely runs: the one asked for, or forced, or that of the devices of
+    the surrounding mesh. None without: then the program may be compiled for any platform.
+    """
+    known = jax.sharding.get_abstract_mesh().abstract_device is not None
+    return impl or _forced.get() or (OWN.get(expected_platform()) if known else None)
 
 
 def expected_platform() -> str:

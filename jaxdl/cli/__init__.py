@@ -17,6 +17,8 @@ import jaxdl
 COMMANDS = {
     "train": ("jaxdl.cli.train:train", "train an experiment, or resume it"),
     "ablate": ("jaxdl.cli.ablate:ablate", "train variants with several seeds, and compare them"),
+    "why": ("jaxdl.cli.why:why", "explain why two runs differ"),
+    "sweep": ("jaxdl.cli.sweep:sweep", "search an experiment's hyper-parameters"),
     "eval": ("jaxdl.cli.eval:evaluate", "evaluate a run's checkpoint"),
     "report": ("jaxdl.cli.report:report", "compare runs, with intervals and a page to send"),
     "power": ("jaxdl.cli.power:power", "how many seeds would show an effect"),
@@ -28,7 +30,7 @@ COMMANDS = {
 }
 """Name -> function and summary; each is imported when it is called."""
 
-PREEMPTIBLE = ("train", "ablate")
+PREEMPTIBLE = ("train", "ablate", "sweep")
 """What SIGTERM ends with exit code 75: the same command goes on."""
 
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG)

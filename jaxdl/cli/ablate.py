@@ -13,18 +13,17 @@ from subprocess import Popen
 from typing import Annotated
 
 import tyro
-from rich.console import Console
 
 from jaxdl import report
 from jaxdl.cli import screen
 from jaxdl.cli.report import print_study
 from jaxdl.cli.shares import Share, shares_of
 from jaxdl.cli.start import start
-from jaxdl.cli.studying import Watcher, describe, print_left, seconds_of
+from jaxdl.cli.studying import Watcher, describe, print_left, seconds_of, terminal
 from jaxdl.cli.train import Directory, Edits
 from jaxdl.core.errors import InputError
 from jaxdl.search import Ablation, Cell, Plan, Pool, make_plan
-from jaxdl.search.ablation import Start
+from jaxdl.search.ablation import Start, was_killed
 
 File = Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="FILE")]
 Names = Annotated[str, tyro.conf.arg(metavar="VARIANT,...")]
@@ -85,7 +84,7 @@ def ablate(
 
 def _run(plan: Plan, shares: Sequence[Share], limit: float) -> int | None:
     """Trains what is not finished; the signal that ended it."""
-    pool, console = Pool(len(shares)), Console(stderr=True)
+    pool, console = Pool(len(shares)), terminal(stderr=True)
     ablation = Ablation(plan, _starter(plan, shares), pool, limit)
     describe(plan, console, pool.size)
     with pool.stopping(), Watcher(ablation) as watch:
@@ -96,7 +95,7 @@ def _run(plan: Plan, shares: Sequence[Share], limit: float) -> int | None:
 
 def _show(plan: Plan, jobs: int, json: bool) -> int:
     if not json:
-        describe(plan, Console(), jobs)
+        describe(plan, terminal(stderr=False), jobs)
         return 0
     for cell in plan.cells:
         told = {name: getattr(cell, name) for name in ("variant", "seed", "state", "seconds")}
@@ -107,12 +106,22 @@ def _show(plan: Plan, jobs: int, json: bool) -> int:
 def _starter(plan: Plan, shares: Sequence[Share]) -> Start:
     folder = (plan.folder / "compiled").absolute()
     shared = {k: v or str(folder) for k, v in CACHE.items() if k not in os.environ}
+    if was_killed(plan.folder):
+        _empty(folder)
 
     def begin(cell: Cell, slot: int) -> Popen:
+        if cell.tries > 1:
+            _empty(folder)
         env, cores = shares[slot]
         return start(plan.arguments(cell), log=plan.log(cell), env=shared | env, cores=cores)
 
     return begin
+
+
+def _empty(cache: Path) -> None:
+    """A process that was killed may have left half a program in it."""
+    for entry in cache.glob("*"):
+        entry.unlink(missing_ok=True)
 
 
 @contextmanager

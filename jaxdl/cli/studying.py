@@ -23,6 +23,12 @@ REFRESH = 1.0
 """Seconds between two looks at the runs."""
 
 
+def terminal(stderr: bool) -> Console:
+    """Where it is shown; lines of a log are not wrapped."""
+    wraps = (sys.stderr if stderr else sys.stdout).isatty()
+    return Console(stderr=stderr, highlight=False, soft_wrap=not wraps)
+
+
 def seconds_of(text: str) -> float:
     """Seconds that `90s`, `1h30m` or `2.5h` tell.
 
@@ -50,15 +56,19 @@ def describe(plan: Plan, console: Console, jobs: int) -> None:
     time_ = f"about {duration(left)}" if left is not None else "time is known after the first"
     finished = f"{done} finished, " if done else ""
     tail = f"{waiting} to do, {time_}" if waiting else "nothing to do"
-    console.print(f"{len(plan.cells)} runs of {plan.file}: {finished}{tail}", highlight=False)
+    console.print(
+        f"{len(plan.cells)} runs of {plan.file}: {finished}{tail}", highlight=False, soft_wrap=True
+    )
 
 
 def print_left(ablation: Ablation, console: Console) -> None:
     """Which runs failed and why, and what the same command would go on with."""
     plan = ablation.plan
     for cell in plan.of("failed"):
-        console.print(f"[red]failed:[/red] {escape(cell.name)}: {escape(cell.error)}")
-        console.print(f"  {plan.log(cell)}", style="dim", highlight=False)
+        console.print(
+            f"[red]failed:[/red] {escape(cell.name)}: {escape(cell.error)}", soft_wrap=True
+        )
+        console.print(f"  {plan.log(cell)}", style="dim")
     if waiting := plan.of("waiting"):
         why = "the budget has no room for more" if ablation.spent else "stopped"
         left = plan.left(ablation.pool.size, ablation.overhead)
@@ -66,7 +76,6 @@ def print_left(ablation: Ablation, console: Console) -> None:
         console.print(
             f"{why}; {len(waiting)} of {len(plan.cells)} runs are left{time_}. The same command "
             "goes on.",
-            highlight=False,
         )
 
 
@@ -75,7 +84,7 @@ class Watcher:
 
     def __init__(self, ablation: Ablation):
         self._ablation, self._plan = ablation, ablation.plan
-        self._console = Console(stderr=True)
+        self._console = terminal(stderr=True)
         self._live: Live | None = None
         self._shown = 0.0
 
@@ -95,7 +104,7 @@ class Watcher:
     def __call__(self, cell: Cell | None) -> None:
         """Tells of a run that has ended; keeps the table fresh."""
         if cell is not None:
-            self._console.print(self._line(cell), highlight=False)
+            self._console.print(self._line(cell))
         if self._live and (cell or time.monotonic() - self._shown > REFRESH):
             self._live.update(Group(_grid(self._plan), self._foot()), refresh=True)
             self._shown = time.monotonic()

@@ -9,6 +9,8 @@ WHERE = {
     "runs": ("Cell", "find_runs"),
     "comparison": ("Study", "study"),
     "page": ("write_report",),
+    "parting": ("compare",),
+    "why": ("between", "explain"),
 }
 """What each module here offers; it is imported when first asked for, since few commands need
 matplotlib, and fewer SciPy and Jinja."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import signal
 import statistics
@@ -146,6 +147,14 @@ class Ablation:
                 for cell in self.plan.cells
             ],
         }
+
+
+def was_killed(folder: Path) -> bool:
+    """Whether the ablation that was last at work in `folder` had no time to end."""
+    with suppress(OSError, ValueError):
+        cells = json.loads((folder / STUDY).read_text())["cells"]
+        return any(cell["state"] == "running" for cell in cells)
+    return False
 
 
 def _last_words(log: Path) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxdl import parallel
@@ -58,7 +59,8 @@ def build(exp: Experiment, devices: Sequence[jax.Device] | None = None) -> Progr
     else:
         given, results = (state, at_train), (state, everywhere)
         step = jit(step, in_shardings=given, out_shardings=results, donate_argnums=0)
-        init = jit(fns.create, out_shardings=state)
+        # The seed is an argument: a cache of compiled programs then serves all seeds.
+        init = partial(jit(fns.create, out_shardings=state), np.uint32(exp.seed))
     program = Program(
         experiment=exp,
         players=fns.players,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -10,11 +11,13 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxdl.core.errors import InputError
-from jaxdl.kernels.dispatch import dispatch
-from jaxdl.kernels.flash_attention import cpu, gpu, reference, tpu
+from jaxdl.kernels.dispatch import decided, dispatch
+from jaxdl.kernels.flash_attention import cpu, few, gpu, reference, tpu
 from jaxdl.kernels.flash_attention.spec import Extras, Spec, described
 
 MODULES = {"cpu": cpu, "gpu": gpu, "tpu": tpu, "reference": reference}
+KEEPING = {"cpu": few}
+"""What a CPU takes in place of its own where the weights are few."""
 
 
 def flash_attention(
@@ -92,36 +95,49 @@ def _forward(spec: Spec, impl: str | None, *given: Any) -> tuple[Any, tuple]:
     # Whether a gradient is wanted is static, so it travels in the structure: () or None.
     bias = given[3].bias
     wanted = () if bias is not None and bias.perturbed else None
-    y, lse = _attention(spec, impl, q, k, v, extras)
-    return (y, lse), (q, k, v, extras, y, lse, wanted)
+    if decided(impl) == "cpu" and few.fits(q, k):
+        y, lse, saved = _run("forward", spec, (), "cpu", q, k, v, extras, modules=KEEPING)
+    else:
+        y, lse = _attention(spec, impl, q, k, v, extras)
+        saved = lse
+    return (y, lse), (q, k, v, extras, y, lse, saved, wanted)
 
 
 def _backward(spec: Spec, impl: str | None, residuals: tuple, cotangents: tuple) -> tuple:
-    q, k, v, extras, y, lse, wanted = residuals
+    *given, y, lse, saved, wanted = residuals
     dy, dlse = (
         jnp.zeros(x.shape, x.dtype) if isinstance(dx, jax.custom_derivatives.SymbolicZero) else dx
         for x, dx in zip((y, lse), cotangents, strict=True)
     )
-    args = q, k, v, extras, y, lse, dy, dlse
-    *gradients, dbias = _run("backward", spec, (wanted is not None,), impl, *args)
-    return (*gradients, jax.tree.map(lambda x: None, extras)._replace(bias=dbias))
+    how = {"modules": KEEPING} if isinstance(saved, few.Weights) else {}
+    impl = "cpu" if how else impl
+    static = (wanted is not None,)
+    *gradients, dbias = _run("backward", spec, static, impl, *given, y, saved, dy, dlse, **how)
+    return (*gradients, jax.tree.map(lambda x: None, given[3])._replace(bias=dbias))
 
 
 # Symbolic zeros tell the forward pass whether the bias wants a gradient, which costs memory.
 _attention.defvjp(_forward, _backward, symbolic_zeros=True)
 
 
-def _run(name: str, spec: Spec, static: tuple, impl: str | None, *args: Any) -> Any:
+def _run(
+    name: str,
+    spec: Spec,
+    static: tuple,
+    impl: str | None,
+    *args: Any,
+    modules: Mapping[str, Any] = MODULES,
+) -> Any:
     """The function `name` of this platform's module."""
     q, k, _, extras = args[:4]
     refusals = {
         who: module.refuses(spec, q, k, extras, *static)
-        for who, module in MODULES.items()
+        for who, module in modules.items()
         if hasattr(module, "refuses")
     }
     functions = {
         who: partial(_traced, getattr(module, name), spec, static)
-        for who, module in MODULES.items()
+        for who, module in modules.items()
     }
     shape = described(spec, q, k, extras)
     return dispatch(f"flash_attention {name}", shape, functions, refusals, impl, *args)

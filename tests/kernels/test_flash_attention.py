@@ -18,6 +18,7 @@ from jaxdl.kernels.flash_attention import (
     DropWeights,
     bench,
     cpu,
+    few,
     flash_attention,
     gpu,
     seeds_of,
@@ -34,7 +35,8 @@ LENGTHS = st.tuples(st.integers(1, 90), st.integers(1, 90))
 @pytest.fixture(autouse=True)
 def several_small_blocks(monkeypatch):
     # The patch does not reach jit's cache of traces.
-    for name, size in {"SMALL": 0, "ROWS": 32, "COLUMNS": 24, "BANDED": 16}.items():
+    monkeypatch.setattr(few, "MOST", 0)
+    for name, size in {"ROWS": 32, "COLUMNS": 24, "BANDED": 16}.items():
         monkeypatch.setattr(cpu, name, size)
 
 
@@ -120,6 +122,12 @@ CASES = {
 @pytest.mark.row("C-029", "C-030")
 @pytest.mark.parametrize("case", CASES)
 def test_blocks_are_the_reference_in_float64(case):
+    check(**({"lengths": (37, 53)} | CASES[case]))
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_few_weights_are_kept_and_are_the_reference_in_float64(case, monkeypatch):
+    monkeypatch.undo()
     check(**({"lengths": (37, 53)} | CASES[case]))
 
 

@@ -193,8 +193,7 @@ def test_a_run_ended_by_its_hooks_goes_on_under_others(exp, tmp_path, caplog):
     assert load(passport.experiment).hooks == second.hooks
 
 
-def test_the_passport_says_which_kernels_ran_where(exp, tmp_path, monkeypatch):
-    monkeypatch.setattr("jaxdl.nn.attention.FEW", 0)
+def test_the_passport_says_which_kernels_ran_where(exp, tmp_path):
     model = ViT(patch=4, width=16, depth=1, heads=2, classes=10)
     fit(replace(exp, model=model, steps=6, hooks=()), tmp_path, devices=ONE)
     kernels = read_passport(tmp_path).kernels
