@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from jaxdl import report
 from jaxdl.core.errors import InputError
 from jaxdl.core.loading import load_file
-from jaxdl.core.records import METRICS, PASSPORT, Passport, read_records, read_result
+from jaxdl.core.records import METRICS, PASSPORT, read_records, read_result
 from jaxdl.report.bands import POINTS, bands, pareto
 from jaxdl.report.charts import front_of
 from jaxdl.report.svg import Axis, span, tick
@@ -244,9 +244,8 @@ def test_cost_against_quality_is_drawn_and_its_front_marked(made):
     table = Page(page).tables["Means over seeds"]
     assert table[0][2] == "training time, s" and table[1][2] == "10 *"
     assert 'class="front' in page and 'id="cost-seconds-t"' in page
-    if hasattr(Passport, "parameters"):
-        assert table[0][3:] == ["parameters", "training FLOPs"]
-        assert table[1][3:] == ["1,000 *", "200,000 *"]
+    assert table[0][3:] == ["parameters", "training FLOPs"]
+    assert table[1][3:] == ["1,000 *", "200,000 *"]
 
 
 @pytest.mark.parametrize(
