@@ -12,6 +12,8 @@ from jaxdl.report.comparison import Study
 from jaxdl.report.runs import Run, differences
 
 FIELDS = ("code", "versions", "data", "devices", "flags", "kernels")
+FIRST = ("jaxdl", "python", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "chex", "numpy")
+"""Packages that are listed before the others."""
 LISTED = 16
 """Most entries of one field that are written out."""
 HEX = re.compile(r"^[0-9a-f]{16,}$")
@@ -25,7 +27,8 @@ def passports(study: Study) -> Iterator[tuple[str, str, str]]:
     apart: list[tuple[str, str, str]] = []
     for name in FIELDS:
         found = {id(run): _flat(getattr(run.passport, name)) for run in runs}
-        keys = dict.fromkeys(key for facts in found.values() for key in facts)
+        keys = list(dict.fromkeys(key for facts in found.values() for key in facts))
+        keys.sort(key=lambda key: FIRST.index(key) if key in FIRST else len(FIRST))
         common = []
         for key in keys:
             values: dict[str, list[Run]] = {}

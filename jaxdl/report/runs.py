@@ -54,13 +54,13 @@ class Run:
     @property
     def costs(self) -> dict[str, float]:
         """What it cost, as far as it was recorded."""
-        if self.result is None:
+        if self.result is None or self.passport is None:
             return {}
         found = {
             "seconds": self.result.seconds,
-            "parameters": getattr(self.passport, "parameters", 0),
-            "flops": getattr(self.passport, "flops", 0) * self.result.steps,
-            "memory": getattr(self.result, "memory_mb", None),
+            "parameters": self.passport.parameters,
+            "flops": self.passport.flops * self.result.steps,
+            "memory": self.result.memory_mb,
         }
         return {name: float(value) for name, value in found.items() if value}
 

@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from jaxdl import report
 from jaxdl.core.errors import InputError
 from jaxdl.core.loading import load_file
-from jaxdl.core.records import METRICS, PASSPORT, Passport, read_records, read_result
+from jaxdl.core.records import METRICS, PASSPORT, read_records, read_result
 from jaxdl.report.bands import POINTS, bands, pareto
 from jaxdl.report.charts import front_of
+from jaxdl.report.facts import passports
 from jaxdl.report.svg import Axis, span, tick
 
 synthetic = load_file(__file__.replace("test_page", "synthetic"))
@@ -190,6 +191,20 @@ def test_what_was_changed_is_told_as_edits_and_as_resolved(made):
     assert ["versions", "jax 0.10.2, numpy 2.1", "all"] in shared
 
 
+def test_of_many_packages_the_ones_that_matter_and_all_that_differ_are_listed(tmp_path):
+    cells = []
+    for seed in range(2):
+        cell = synthetic.write_run(tmp_path / str(seed), "base", seed, synthetic.both(loss=1.0))
+        passport = json.loads((cell.run / PASSPORT).read_text())
+        passport["versions"] = {f"a{i}": "1" for i in range(99)} | {"jax": "2", "zz": str(seed)}
+        (cell.run / PASSPORT).write_text(json.dumps(passport))
+        cells.append(cell)
+    rows = list(passports(report.study(cells, title="t")))
+    (versions,) = (value for what, value, _ in rows if what == "versions")
+    assert versions.startswith("jax 2, a0 1") and versions.endswith(" and 84 more")
+    assert ("versions.zz", "1", "base (seed 1)") in rows
+
+
 def test_curves_are_the_means_of_the_records(made):
     cells, study, _, _ = made
     found = bands(study)
@@ -249,9 +264,8 @@ def test_cost_against_quality_is_drawn_and_its_front_marked(made):
     table = Page(page).tables["Means over seeds"]
     assert table[0][2] == "training time, s" and table[1][2] == "10 *"
     assert 'class="front' in page and 'id="cost-seconds-t"' in page
-    if hasattr(Passport, "parameters"):
-        assert table[0][3:] == ["parameters", "training FLOPs"]
-        assert table[1][3:] == ["1,000 *", "200,000 *"]
+    assert table[0][3:] == ["parameters", "training FLOPs"]
+    assert table[1][3:] == ["1,000 *", "200,000 *"]
 
 
 @pytest.mark.parametrize(
