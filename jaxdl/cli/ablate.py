@@ -62,7 +62,8 @@ def ablate(
         edits: changes one field in every variant, e.g. steps=200; repeat for more.
         seeds: how many, from the experiment's own on.
         only: some of the variants; base is always among them.
-        jobs: runs at a time, which divide the cores or GPUs among them.
+        jobs: runs at a time, which divide the cores or GPUs among them. With fewer cores sums round
+            otherwise, so that bits are the same only among runs of one number of jobs.
         budget: starts no run that would not end within it, e.g. 90s, 30m or 2h.
         run_dir: where runs, logs and report are kept; default runs/FILE and below.
         dry_run: only show the plan.

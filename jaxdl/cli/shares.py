@@ -49,7 +49,8 @@ def _cores(jobs: int) -> list[Share]:
             f"jobs={jobs} needs a core for each run, and this process has {len(cores)}; use "
             f"--jobs {len(cores)}."
         )
-    return [({}, tuple(cores[i::jobs])) for i in range(jobs)]
+    # As many for each: XLA rounds otherwise with other numbers of threads, and pairs must not.
+    return [({}, tuple(cores[i::jobs][: len(cores) // jobs])) for i in range(jobs)]
 
 
 def _devices() -> tuple[str, int]:

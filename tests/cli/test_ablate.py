@@ -3,11 +3,11 @@
 import json
 import os
 import random
-import re
 import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -16,7 +16,7 @@ from jaxdl.cli import ablate, shares
 from jaxdl.cli.studying import duration, seconds_of
 from jaxdl.core import InputError
 from jaxdl.core.records import read_passport, read_records, read_result
-from jaxdl.search import make_plan
+from jaxdl.search import Cell, make_plan
 
 # Of this test's process, in which jax may have started its threads; no command has.
 pytestmark = pytest.mark.filterwarnings(r"ignore:os\.fork\(\) was called:RuntimeWarning")
@@ -112,6 +112,7 @@ def test_jobs_divide_cores_or_gpus(monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 4, 5}, raising=False)
     assert shares.shares_of(1) == [({}, ())]
     assert shares.shares_of(2) == [({}, (0, 4)), ({}, (1, 5))]
+    assert shares.shares_of(3) == [({}, (0,)), ({}, (1,)), ({}, (4,))]  # nobody has more
     monkeypatch.setattr(shares, "_devices", lambda: ("gpu", 4))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5,6,7")
     assert [env["CUDA_VISIBLE_DEVICES"] for env, _ in shares.shares_of(2)] == ["3,6", "5,7"]
@@ -176,18 +177,14 @@ def test_killed_at_ten_random_points_the_report_is_the_same(jaxdl, study):
     assert whole.code == 1, whole.err
     dice, finished = random.Random(0), {}
     for kill in range(10):
-        ablation, end = begin(*ask, "--run-dir", "killed"), time.monotonic() + 120
-        while not (children := children_of(ablation.pid)) and time.monotonic() < end:
-            if ablation.poll() is not None:
-                break  # nothing was left to do
-            time.sleep(0.05)
-        time.sleep(dice.uniform(0.0, 12.0))
-        children = children_of(ablation.pid) or children
+        ablation = begin(*ask, "--run-dir", "killed")
+        children = killing_time(ablation, dice.uniform(0, 90), dice.uniform(0, 1))
         ablation.kill()
         ablation.wait()
         for child in children:
             if kill % 2:
-                os.kill(child, signal.SIGKILL)
+                with suppress(ProcessLookupError):
+                    os.kill(child, signal.SIGKILL)
             assert gone(child, within=60)
         for run in Path("killed").glob("*-*"):
             if (result := read_result(run)) and result.finished:
@@ -195,20 +192,43 @@ def test_killed_at_ten_random_points_the_report_is_the_same(jaxdl, study):
                 assert finished.setdefault(run, stamp) == stamp
     told = jaxdl("ablate", "exp.py", *ask, "--run-dir", "killed", "--json")
     assert told.code == 1, Path("told").read_text() + told.err
+    assert finished
     for run, stamp in finished.items():
         assert (run / "result.json").stat().st_mtime_ns == stamp[0]
     assert told.out.replace("killed", "whole") == whole.out
     for run in Path("whole").glob("*-*"):
         assert numbers(Path("killed") / run.name) == numbers(run)
-    pages = [timeless(Path(place) / "report.md") for place in ("killed", "whole")]
-    assert pages[0] == pages[1]
+    assert timeless("killed") == timeless("whole")
 
 
-def timeless(page: Path) -> str:
-    """A report without seconds and places."""
-    lines = page.read_text().replace("killed", "whole").splitlines()
-    kept = [line for line in lines if not re.search(r"second|time|sitting", line)]
-    return "\n".join(kept)
+def killing_time(ablation: subprocess.Popen, steps: float, seconds: float) -> list[int]:
+    """Waits until the runs are so much further, and a little; the children there are by then."""
+    before, end = steps_of("killed"), time.monotonic() + 120
+    while steps_of("killed") - before < steps and ablation.poll() is None:
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    time.sleep(seconds)
+    return children_of(ablation.pid)
+
+
+def steps_of(place: str) -> int:
+    """Steps that all runs together have recorded."""
+    runs = Path(place).glob("*-*")
+    return sum(Cell("", 0, run, 1, "valid/accuracy").progress()[0] for run in runs)
+
+
+def timeless(place: str) -> list[str]:
+    """The rows of a report without what a clock, a memory or a passport's sitting says."""
+    kept, left_out = [], set()
+    for line in Path(place, "report.md").read_text().replace(place, "").splitlines():
+        cells = line.strip("|").split("|")
+        if not line.startswith("|"):
+            left_out = set()
+        elif not left_out:
+            clocked = ("time", "second", "memory")
+            left_out = {i for i, cell in enumerate(cells) if any(w in cell for w in clocked)} | {-1}
+        kept.append("|".join(c for i, c in enumerate(cells) if i not in left_out))
+    return [line.replace(" \\*", "") for line in kept if "sitting" not in line]
 
 
 @pytest.mark.slow
@@ -228,3 +248,31 @@ def test_sigterm_ends_with_75_and_the_same_command_goes_on(study):
     assert read_result(run).status == "preempted"
     assert "The same command goes on" in Path("told").read_text()
     assert not list(logs.glob("null-*"))
+
+
+@pytest.mark.slow
+@pytest.mark.row("R-023")
+def test_architectures_are_compared_in_quality_and_cost(jaxdl, study):
+    """One command, equal budgets: accuracy, parameters, FLOPs, time, memory, and the curves."""
+    source = (study / "exp.py").read_text().partition("ABLATIONS")[0]
+    models = """ABLATIONS = {
+    "deep": {"model": MLP(widths=(16, 16), classes=10)},
+    "resnet": {"model": ResNet(stages=(1,), width=8, classes=10)},
+}
+"""
+    head = "from jaxdl.models.resnet import ResNet\n"
+    (study / "exp.py").write_text(head + source + models)
+    told = jaxdl("ablate", "exp.py", "--seeds", "1", "--json", "--run-dir", "there")
+    assert told.code == 0, told.err
+    assert set(rows(told.out)) == {"base", "deep", "resnet"}
+    page, runs = Path("there/report.md").read_text(), list(Path("there").glob("*-*"))
+    assert {read_result(run).steps for run in runs} == {20}
+    for head in ("test/accuracy", "parameters", "training FLOPs", "training time", "peak memory"):
+        assert head in page
+    for run in runs:
+        passport = read_passport(run)
+        assert passport.flops > passport.parameters > 0
+        row = next(line for line in page.splitlines() if f"| {run.name.split('-')[0]} | " in line)
+        assert row
+    assert Path("there/report.html").read_text().count("<svg") >= 2
+    assert all((run / "curves.png").stat().st_size > 1000 for run in runs)
