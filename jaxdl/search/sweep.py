@@ -223,15 +223,18 @@ class Sweep:
 
 @contextmanager
 def _at_work(folder: Path, worker: str) -> Iterator[None]:
-    """Holds a lock that shows other workers on this file system that this one lives."""
+    """Holds a lock that shows other workers on this file system that this one lives.
+
+    The file stays where something went wrong: unlocked, it says that its trials are anybody's.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     path = _sign(folder, worker)
     descriptor = os.open(path, os.O_CREAT | os.O_RDWR)
     fcntl.flock(descriptor, fcntl.LOCK_EX)
     try:
         yield
-    finally:
         path.unlink(missing_ok=True)
+    finally:
         os.close(descriptor)
 
 

@@ -1,6 +1,7 @@
 """Search spaces: what may stand in one, and what is drawn from it."""
 
 import math
+from pathlib import Path
 
 import numpy as np
 import optuna
@@ -27,6 +28,9 @@ def exp(worker, tmp_path_factory):
     file = tmp_path_factory.mktemp("space") / "exp.py"
     file.write_text(worker.EXPERIMENT)
     return load_experiment(str(file))[0]
+
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def draw(space, sampler, count, seed=0):
@@ -143,3 +147,10 @@ def test_choices_of_a_kind_stay_apart_and_come_back_as_they_were():
     values = (1, True, 1.0, "1", None, (1,))
     space = {"x": Choice(values)}
     assert {repr(p["x"]) for p in draw(space, "random", 80)} == set(map(repr, values))
+
+
+@pytest.mark.parametrize("name", ["quickstart.py", "language/bytes.py"])
+def test_spaces_of_experiments_are_legal(name):
+    path = str(ROOT / "experiments" / name)
+    exp, _ = load_experiment(path)
+    assert len(find_space(load_file(path), "SPACE", exp, path)) == 4

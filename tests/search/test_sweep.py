@@ -71,10 +71,12 @@ def test_failed_trials_are_kept_and_shown(worker, tmp_path):
 
 
 @pytest.mark.row("R-007")
-@pytest.mark.parametrize("pruner", ["hyperband", pytest.param("median", marks=pytest.mark.slow)])
-def test_pruned_trials_really_stop_and_can_be_resumed(pruner, worker, tmp_path):
+@pytest.mark.parametrize(
+    ("pruner", "total"), [("hyperband", 9), pytest.param("median", 18, marks=pytest.mark.slow)]
+)
+def test_pruned_trials_really_stop_and_can_be_resumed(pruner, total, worker, tmp_path):
     folder = tmp_path / "study"
-    sweep, study = worker.make(folder, 9, pruner=pruner, jobs=3, delay=0.3)
+    sweep, study = worker.make(folder, total, pruner=pruner, jobs=3, delay=0.3)
     assert sweep.run() == 0
     pruned = [row for row in study.rows() if row.state == "pruned"]
     assert pruned
@@ -143,6 +145,18 @@ def test_a_killed_workers_trial_goes_on_in_the_same_run(worker, workers, tmp_pat
     assert sweep.run() == 0, "it waits while the orphan trains, then takes its result"
     assert [row.state for row in study.rows()] == ["done", "done"]
     assert len(list(read_records(folder / "trial-0000"))) == STEPS
+
+
+def test_after_a_fault_the_same_command_takes_its_trials_at_once(worker, tmp_path, monkeypatch):
+    folder = tmp_path / "study"
+    sweep, study = worker.make(folder, 2, jobs=2, delay=0.3)
+    monkeypatch.setattr(study, "report", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        sweep.run()
+    assert [row.state for row in study.rows()] == ["running", "running"]
+    again, study = worker.make(folder, 2, jobs=2, grace=1e9)
+    assert again.run() == 0
+    assert [row.state for row in study.rows()] == ["done", "done"]
 
 
 def test_a_worker_that_lost_its_trial_drops_it(worker, tmp_path):
