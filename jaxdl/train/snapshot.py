@@ -7,7 +7,7 @@ import sys
 import sysconfig
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -141,7 +141,9 @@ def _loaded() -> list[Path]:
     return [file for file in found if file.suffix == ".py" and file.is_file()]
 
 
+@cache
 def _packages() -> dict[str, str]:
+    """As they were imported; once a process, since there are a thousand files."""
     found = {}
     for name in NUMERIC:
         places = [p for p in getattr(sys.modules.get(name), "__path__", ()) if p]

@@ -125,11 +125,26 @@ def test_bisect_runs_again_until_the_cause_is_named(jaxdl, run):
     assert "seed, config optim.peak_lr" in told.out.split("Cause:")[1]
 
 
+ROLLED = """
+
+class Rolled(Digits):
+    def plan(self, split):
+        return lambda seed, e: (e + 1) % 1197
+
+
+ABLATIONS["rolled"] = {"data": Rolled(batch=64, eval_batch=120)}
+"""
+
+
 @pytest.mark.slow
 def test_bisect_takes_the_code_of_the_other_run(jaxdl, run):
     path = run.parent / "exp.py"
-    path.write_text(path.read_text().replace("Scale(0, 16), Crop(1)", "Crop(1), Scale(0, 8)"))
-    path.write_text("X = 1\n" + path.read_text())
-    assert jaxdl("train", "exp.py", "--set", "seed=0", "--run-dir", "other", "--json").code == 0
-    told = jaxdl("why", "run", "other", "--bisect")
-    assert "gives b's numbers" in told.out, told.out
+    path.write_text(path.read_text() + ROLLED)
+    assert jaxdl("train", "exp.py:rolled", "--run-dir", "a", "--json").code == 0
+    path.write_text(path.read_text().replace("(e + 1)", "(e + 64)"))
+    edits = ("--set", "optim.decay=0.0", "--set", "hooks.2.every=20")
+    assert jaxdl("train", "exp.py:rolled", *edits, "--run-dir", "b", "--json").code == 0
+    path.unlink()  # both are put back
+    told = jaxdl("why", "a", "b", "--bisect")
+    cause = told.out.split("Cause:")[1]
+    assert cause.startswith(" code exp.py:") and "alone" in cause, told.out
