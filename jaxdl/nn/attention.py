@@ -15,7 +15,7 @@ from jax import Array
 from jaxdl.core.errors import InputError
 from jaxdl.kernels.flash_attention import DropWeights, flash_attention, seeds_of
 from jaxdl.nn.layers import check_rate, dense
-from jaxdl.parallel import constrain, context, context_parallel, per_shard
+from jaxdl.parallel import constrain, context, context_parallel, device_kind, per_shard
 
 
 def attend(
@@ -57,10 +57,12 @@ def attend(
     if offset is not None:
         given["offset"] = offset, ()
     arrays, names = zip(*given.values(), strict=True)
+    kind = device_kind()
 
     def attention(*arrays):
         options = dict(zip(given, arrays, strict=True))
-        return flash_attention(**options, causal=causal, dropout=drop.rate if drop else 0.0)
+        static = {"causal": causal, "dropout": drop.rate if drop else 0.0, "device": kind}
+        return flash_attention(**options, **static)
 
     return per_shard(attention, names, features)(*arrays)
 

@@ -86,7 +86,7 @@ def fit(
             return Fitted(ended)
     program = build(exp, devices)
     check_program(program)
-    kernels = tuple(asdict(choice) for choice in parallel.kernel_choices())
+    kernels = tuple(asdict(choice) for choice in program.kernels)
     passport = replace(passport, kernels=kernels, **cost(program))
     parallel.gathered()  # nobody writes before all have read
     with (

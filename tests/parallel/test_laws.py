@@ -75,6 +75,15 @@ def test_a_loss_without_logits_is_that_of_one_device_with_them():
     check_same(laws.updated(exp, 1), alone("gpt"))
 
 
+def test_a_program_tells_by_what_its_kernels_run():
+    exp = laws.EXPERIMENTS["gpt"]
+    program = build(replace(exp, task=replace(exp.task, fused=True)), laws.ONE)
+    took = {kernel.kernel: kernel.took for kernel in program.kernels}
+    assert took["linear_cross_entropy"] == "chunked"
+    assert took["flash_attention backward"] == "cpu" and took["layer_norm"] == "reference"
+    assert not any("linear" in kernel.kernel for kernel in build(exp, laws.ONE).kernels)
+
+
 @pytest.mark.parametrize(("name", "mesh"), PAIRS, ids=told)
 def test_an_update_is_that_of_one_device(name, mesh):
     check_update(name, mesh)
