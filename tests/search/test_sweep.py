@@ -135,6 +135,7 @@ def test_two_workers_share_one_study_without_a_duplicate(worker, workers, tmp_pa
     assert len(marks) == 2, "each did some"
 
 
+@pytest.mark.slow
 def test_a_killed_workers_trial_goes_on_in_the_same_run(worker, workers, tmp_path):
     folder = tmp_path / "study"
     sweep, study = worker.make(folder, 2)
