@@ -158,6 +158,7 @@ def test_after_a_fault_the_same_command_takes_its_trials_at_once(worker, tmp_pat
     again, study = worker.make(folder, 2, jobs=2, grace=1e9)
     assert again.run() == 0
     assert [row.state for row in study.rows()] == ["done", "done"]
+    assert not list(folder.glob(".worker-*"))
 
 
 def test_a_worker_that_lost_its_trial_drops_it(worker, tmp_path):
