@@ -136,6 +136,8 @@ class Sweep:
                     self._follow(slot, running)
                 self._fill()
                 time.sleep(TICK if self._running else min(IDLE, self._plan.beat))
+        if not self._pool.received:
+            _tidy(self._plan.folder)
         return CODES[self._pool.received]
 
     def _fill(self) -> None:
@@ -246,10 +248,14 @@ def new_worker() -> str:
 def _gone(folder: Path, worker: str) -> bool:
     """Whether a worker that began on this file system has ended without saying so."""
     path = _sign(folder, worker)
-    if not path.exists() or _locked(path):
-        return False
-    path.unlink(missing_ok=True)
-    return True
+    return path.exists() and not _locked(path)
+
+
+def _tidy(folder: Path) -> None:
+    """Removes what workers that went wrong have left, once their trials have all ended."""
+    for path in folder.glob(_sign(folder, "*").name):
+        if not _locked(path):
+            path.unlink(missing_ok=True)
 
 
 def _sign(folder: Path, worker: str) -> Path:

@@ -1,7 +1,6 @@
 """`jaxdl sweep`: what it prints, writes and refuses, with real training."""
 
 import json
-import subprocess
 import sys
 
 import pytest
@@ -87,12 +86,10 @@ def test_a_file_without_a_space_says_how_to_write_one(jaxdl, place):
     )
 
 
-def test_without_optuna_the_extra_is_named():
-    code = "import sys; sys.modules['optuna'] = None\nimport jaxdl.cli as cli\n"
-    done = subprocess.run(
-        [sys.executable, "-c", code + "sys.exit(cli.main(['sweep', 'exp.py']))"],
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 2
-    assert "a sweep needs optuna; install it with: pip install 'jaxdl[search]'" in done.stderr
+def test_without_optuna_the_extra_is_named(jaxdl, spaced, monkeypatch):
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    for name in ("jaxdl.search.study", "jaxdl.cli.sweep"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    told = jaxdl("sweep", "exp.py")
+    assert told.code == 2
+    assert "a sweep needs optuna; install it with: pip install 'jaxdl[search]'" in told.words

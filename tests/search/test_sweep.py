@@ -135,6 +135,7 @@ def test_two_workers_share_one_study_without_a_duplicate(worker, workers, tmp_pa
     assert len(marks) == 2, "each did some"
 
 
+@pytest.mark.slow
 def test_a_killed_workers_trial_goes_on_in_the_same_run(worker, workers, tmp_path):
     folder = tmp_path / "study"
     sweep, study = worker.make(folder, 2)
@@ -157,6 +158,7 @@ def test_after_a_fault_the_same_command_takes_its_trials_at_once(worker, tmp_pat
     again, study = worker.make(folder, 2, jobs=2, grace=1e9)
     assert again.run() == 0
     assert [row.state for row in study.rows()] == ["done", "done"]
+    assert not list(folder.glob(".worker-*"))
 
 
 def test_a_worker_that_lost_its_trial_drops_it(worker, tmp_path):
