@@ -18,7 +18,7 @@ class Inner:
 @dataclass(frozen=True)
 class Outer:
     inner: Inner = Inner()
-    part: Part = Part(Inner, rate=0.5)
+    part: Part = field(default_factory=lambda: Part(Inner, rate=0.5))
     kind: type = Inner
     nothing: int | None = None
     on: bool = True
