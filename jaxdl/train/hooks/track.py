@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import queue
 import threading
 import time
@@ -67,19 +68,19 @@ class Mirror:
             self._hand_over()
 
     def close(self) -> None:
-        """Hands over what is left; the tracker's run is open until the result is known."""
-        self._hand_over()
+        """Nothing to do: what is left goes with the result."""
 
-    def _hand_over(self) -> None:
+    def _hand_over(self, until: float = math.inf) -> None:
         if not self._thread.is_alive():  # it failed
             return
         # All of them: a resumed run takes back some, and `_send` knows what has been sent.
-        found, self._seen = list(self._run.records), len(self._run.records)
+        found = [record for record in self._run.records if record.step <= until]
+        self._seen = len(self._run.records)
         began = time.time() - self._run.seconds
         self._queue.put(lambda: self._send(found, began))
 
     def _finish(self, result: Result) -> None:
-        self._hand_over()
+        self._hand_over(result.steps)  # what a crash cut short after these is written anew
         files = sorted(f for pattern in ARTIFACTS for f in self._run.path.glob(pattern))
         self._queue.put(lambda: self._client.finish(result, files))
         self._queue.put(None)
