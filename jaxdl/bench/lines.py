@@ -6,11 +6,10 @@ import re
 import sysconfig
 from pathlib import Path
 
-import jaxdl
 from jaxdl import kernels
 
 FIELD = re.compile(r"(\w+)=(\d+)")
-OURS = Path(jaxdl.__file__).parent
+OURS = Path(__file__).parents[1]
 KERNELS = Path(kernels.__file__).parent
 LIBRARIES = tuple(Path(sysconfig.get_path(name)) for name in ("stdlib", "purelib", "platlib"))
 
