@@ -73,6 +73,7 @@ def fake_run(tmp_path, *records):
     )
 
 
+FILES, SQLITE = "file://{}/mlruns", "sqlite:///{}/mlflow.db"
 RESULT = Result("done", 9, 1.0, "valid/accuracy")
 
 
@@ -131,9 +132,11 @@ def test_a_missing_library_names_the_extra_before_anything_runs(config, tmp_path
 
 
 @pytest.mark.row("C-040")
-def test_mlflow_holds_the_run_once(tmp_path):
+@pytest.mark.parametrize("store", [FILES, pytest.param(SQLITE, marks=pytest.mark.slow)])
+def test_mlflow_holds_the_run_once(store, tmp_path, monkeypatch):
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")  # SQLite takes long to set up
     tracking = pytest.importorskip("mlflow.tracking")
-    place, uri = tmp_path / "run", f"sqlite:///{tmp_path / 'mlflow.db'}"
+    place, uri = tmp_path / "run", store.format(tmp_path)
     client = tracking.MlflowClient(uri)
     study = client.create_experiment("digits", (tmp_path / "artifacts").as_uri())
     result = interrupted(exp_with(MLflow(uri, "digits")), place)

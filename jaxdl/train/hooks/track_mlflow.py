@@ -23,8 +23,8 @@ STATUS = {"done": "FINISHED", "stopped": "FINISHED", "preempted": "KILLED", "fai
 class MLflow:
     """Mirrors the run in an experiment of MLflow: settings, records, result and pictures.
 
-    `uri` is a server or a store of files or SQLite, e.g. `sqlite:///mlflow.db`. A resumed run goes
-    on in the same run of MLflow.
+    `uri` is a server or a database, e.g. `sqlite:///mlflow.db`. A resumed run goes on in the same
+    run of MLflow.
     """
 
     uri: str
