@@ -17,11 +17,11 @@ from jaxdl.kernels.flash_attention import cpu
 from jaxdl.kernels.flash_attention.spec import EMPTY, FAR, HIDDEN, Extras, Spec
 from jaxdl.kernels.flash_attention.tpu_blocks import LANES, LOG2E, At, Call, scaled, unit
 
-BLOCKS = {"forward": (1024, 512), "backward": (1024, 512)}
+BLOCKS = {"forward": (1024, 512), "backward": (512, 512)}
 """Positions of a block here and there (see `tpu_blocks`)."""
-TOGETHER = {"forward": 2, "backward": 1}
+TOGETHER = {"forward": 2, "backward": 2}
 """Blocks there that are visited at a time."""
-LONGEST = 2**23
+LONGEST = 2**22
 """Elements of the gradient of queries that are in fast memory at once, in float32."""
 
 

@@ -30,8 +30,10 @@ TOGETHER = 2**19
 """Elements of an array of "there" that are in fast memory at a time; four such arrays are."""
 BIASED = 1024
 """Positions of "there" beside which a bias has room."""
-VMEM = 60 * 2**20
-"""Bytes of fast memory that a kernel may take; a v5p has 64 MiB, a v5e and a v6e 128."""
+BESIDE = 12 * 2**20
+"""Bytes of fast memory for what is neither a block nor a sum. What a kernel claims, others lack: a
+v5p has 64 MiB, a v5e and a v6e 128.
+"""
 Given = tuple[Array, tuple[int, ...], Callable]
 """An array, its block, and the block's place for (b, h, block here, stretch there)."""
 
@@ -124,8 +126,8 @@ class Call:
     def scalars(self, extras: Extras, start: int) -> tuple[Array, Array]:
         """Where queries stand, which of all the first is, and the seeds."""
         offset = extras.offset if self.spec.offset is None else self.spec.offset
-        seeds = jnp.zeros(1, jnp.int32) if extras.seeds is None else extras.seeds
         places = jnp.stack([jnp.asarray(offset, jnp.int32), jnp.asarray(start, jnp.int32)])
+        seeds = places if extras.seeds is None else extras.seeds
         return places, seeds.reshape(-1).astype(jnp.int32)
 
     def of_here(self, x: Array) -> Given:
@@ -206,6 +208,10 @@ class Call:
             out_specs=[spec(block, place) for *_, block, place in out.values()],
             scratch_shapes=[pltpu.VMEM(shape, jnp.float32) for shape in sums.values()],
         )
+        blocks = [(block, x.dtype) for x, block, _ in given.values()]
+        blocks += [(block, kind) for _, kind, block, _ in out.values() if block]
+        room = sum(2 * _bytes(*each) for each in blocks)
+        room += sum(_bytes(shape, jnp.float32) for shape in sums.values())
         free, ordered = pltpu.PARALLEL, pltpu.ARBITRARY
         return pl.pallas_call(
             body,
@@ -213,7 +219,7 @@ class Call:
             out_shape=[jax.ShapeDtypeStruct(*each[:2]) for each in out.values()],
             compiler_params=pltpu.CompilerParams(
                 dimension_semantics=(free, free, ordered if self.by_keys else free, ordered),
-                vmem_limit_bytes=VMEM,
+                vmem_limit_bytes=BESIDE + room,
             ),
             name=f"flash_attention_{kernel.__name__}",
         )(*self.scalars(extras, start), *(x for x, *_ in given.values()))
@@ -354,6 +360,13 @@ def _block(position: Any, size: int) -> Any:
         return position
     # Mosaic asks the present device before it rounds a quotient down, and there may be none.
     return lax.div(jnp.maximum(position, 0), jnp.int32(size))
+
+
+def _bytes(block: tuple[int, ...], dtype: Any) -> int:
+    """What a block takes in fast memory, in tiles of 8 rows of lanes."""
+    *many, rows, columns = block
+    tiles = math.prod(many) * -(-rows // 8) * -(-columns // LANES)
+    return tiles * 8 * LANES * jnp.dtype(dtype).itemsize
 
 
 def _even(count: int, most: int, unit: int) -> int:
