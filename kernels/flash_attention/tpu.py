@@ -11,7 +11,6 @@ from typing import Any
 import jax.numpy as jnp
 from jax import Array
 from jax.experimental import pallas as pl
-from jax.experimental.pallas import tpu as pltpu
 
 from jaxdl.kernels.flash_attention import cpu
 from jaxdl.kernels.flash_attention.spec import EMPTY, FAR, HIDDEN, Extras, Spec
@@ -79,7 +78,8 @@ def backward(
         stop = min(start + rows, q.shape[1])
         some = q[:, start:stop], dy[:, start:stop], lse[:, :, start:stop], inner[:, :, start:stop]
         moved, rest = _from(spec, extras, start, stop)
-        parts.append(_gradients(moved, k, v, rest, start, *some))
+        kind = k.dtype if rows >= q.shape[1] else jnp.float32
+        parts.append(_gradients(kind, moved, k, v, rest, start, *some))
     dq, dk, dv = zip(*parts, strict=True)
     dq = jnp.concatenate(dq, 1) if len(dq) > 1 else dq[0]
     return dq, sum(dk[1:], dk[0]).astype(k.dtype), sum(dv[1:], dv[0]).astype(v.dtype), bias
@@ -96,8 +96,8 @@ def _from(spec: Spec, extras: Extras, start: int, stop: int) -> tuple[Spec, Extr
     return dataclasses.replace(spec, offset=spec.offset + start), extras
 
 
-def _gradients(spec, k, v, extras, start, q, dy, lse, inner) -> tuple[Array, Array, Array]:
-    """Those of q, k, v; of k and v in float32 where heads or stretches of queries are to be summed."""
+def _gradients(kind, spec, k, v, extras, start, q, dy, lse, inner) -> tuple[Array, Array, Array]:
+    """Those of q, k, v; of k and v in float32 if heads share them, else in `kind`."""
     call = Call.of(spec, q, k, extras, BLOCKS["backward"], by_keys=True)
     given = {
         "q": call.of_there(scaled(spec, q)),
@@ -109,19 +109,21 @@ def _gradients(spec, k, v, extras, start, q, dy, lse, inner) -> tuple[Array, Arr
     }
     shape, rows = (call.batch, call.heads), call.here.size
     shared = call.heads // call.groups
-    kind = k.dtype if shared == 1 else jnp.float32
+    kind = kind if shared == 1 else jnp.float32
     sizes = {"dk": k.shape[-1], "dv": v.shape[-1]}
-    out = {"dq": ((*shape, call.there.padded, q.shape[-1]), jnp.float32, None, None)} | {
+    out = {
         name: (
             *((*shape, call.here.padded, size), kind),
             *((1, 1, rows, size), lambda b, h, i, j: (b, h, i, 0)),
         )
         for name, size in sizes.items()
     }
+    whole = call.there.padded, q.shape[-1]
+    out["dq"] = (*shape, *whole), q.dtype, (1, 1, *whole), lambda b, h, i, j: (b, h, 0, 0)
     sums = {f"{name}_sum": (rows, size) for name, size in sizes.items()}
-    sums["dq_sum"] = call.there.padded, q.shape[-1]
-    dq, dk, dv = call.run(_backward, extras, start, given | call.masks(extras), out, sums)
-    dq = (dq[:, :, : q.shape[1]] * spec.scale).astype(q.dtype).swapaxes(1, 2)
+    sums["dq_sum"] = whole
+    dk, dv, dq = call.run(_backward, extras, start, given | call.masks(extras), out, sums)
+    dq = dq[:, :, : q.shape[1]].swapaxes(1, 2)
     dk, dv = (dx[:, :, : k.shape[1]].swapaxes(1, 2) for dx in (dk, dv))
     if shared > 1:
         dk, dv = (dx.reshape(*k.shape[:3], shared, -1).sum(3) for dx in (dk, dv))
@@ -197,7 +199,7 @@ def _backward(at: At) -> None:
 
     @pl.when(at.last & (at.i == call.here.blocks - 1))
     def _():
-        pltpu.sync_copy(refs.dq_sum, refs.dq.at[at.b, at.h])
+        refs.dq[0, 0] = (refs.dq_sum[...] * call.spec.scale).astype(refs.dq.dtype)
 
 
 def _lanes(x: Array, count: int) -> Array:

@@ -180,7 +180,7 @@ class Call:
     def run(self, kernel: Callable, extras: Extras, start: int, given: dict, out: dict, sums: dict):
         """`kernel(at)`, which holds what is `given`, the results `out` and the `sums` by name.
 
-        `out` tells shape, dtype, block and place; without a block it stays in slow memory.
+        `out` tells shape, dtype, block and place.
         """
         names = [*given, *out, *sums]
 
@@ -196,20 +196,20 @@ class Call:
 
             return index
 
-        def spec(block, place):
-            if block is None:
-                return pl.BlockSpec(memory_space=pl.ANY)
-            return pl.BlockSpec(block, lambda *at: place(*at[:4]))
+        def still(block, place):
+            # What does not move from block to block needs no second buffer.
+            once = pl.Buffered(1) if block[2] > self.here.size else None
+            return pl.BlockSpec(block, lambda *at: place(*at[:4]), pipeline_mode=once)
 
         grid = pltpu.PrefetchScalarGridSpec(
             num_scalar_prefetch=2,
             grid=self.grid,
             in_specs=[pl.BlockSpec(block, nearest(place)) for _, block, place in given.values()],
-            out_specs=[spec(block, place) for *_, block, place in out.values()],
+            out_specs=[still(block, place) for *_, block, place in out.values()],
             scratch_shapes=[pltpu.VMEM(shape, jnp.float32) for shape in sums.values()],
         )
         blocks = [(block, x.dtype) for x, block, _ in given.values()]
-        blocks += [(block, kind) for _, kind, block, _ in out.values() if block]
+        blocks += [(block, kind) for _, kind, block, _ in out.values()]
         room = sum(2 * _bytes(*each) for each in blocks)
         room += sum(_bytes(shape, jnp.float32) for shape in sums.values())
         free, ordered = pltpu.PARALLEL, pltpu.ARBITRARY
