@@ -11,6 +11,7 @@ from jaxdl.core import Experiment
 from jaxdl.data import Crop, Digits, Scale
 from jaxdl.models.resnet import ResNet
 from jaxdl.optim import AdamW, Cosine
+from jaxdl.search.space import Choice, LogUniform, Uniform
 from jaxdl.tasks import Classification
 from jaxdl.train import Evaluate, Log, Save
 
@@ -32,4 +33,11 @@ ABLATIONS = {
     "no_decay": {"optim.decay": 0.0},
     "smoothing": {"task.smoothing": 0.1},
     "small": {"model.width": 8},
+}
+
+SPACE = {
+    "optim.peak_lr": LogUniform(1e-4, 1e-2),
+    "optim.decay": Uniform(0.0, 0.1),
+    "model.width": Choice((8, 16, 32)),
+    "task.smoothing": Uniform(0.0, 0.2),
 }

@@ -33,14 +33,21 @@ class Choice:
     refused: str | None
 
 
-_choices: dict[Choice, None] = {}  # in order, each once
+_said: set[Choice] = set()
+_heard: ContextVar[dict[Choice, None] | None] = ContextVar("heard_choices", default=None)
 _forced: ContextVar[str | None] = ContextVar("forced_kernels", default=None)
 _strict: ContextVar[bool] = ContextVar("strict_kernels", default=False)
 
 
-def choices() -> tuple[Choice, ...]:
-    """All choices that this process made, for the run's passport."""
-    return tuple(_choices)
+@contextlib.contextmanager
+def recording() -> Iterator[dict[Choice, None]]:
+    """The choices that are made while its body traces programs, in order, each once."""
+    heard: dict[Choice, None] = {}
+    token = _heard.set(heard)
+    try:
+        yield heard
+    finally:
+        _heard.reset(token)
 
 
 @contextlib.contextmanager
@@ -86,6 +93,7 @@ def dispatch(
     impl = impl or _forced.get()
     if impl is not None:
         _check(kernel, shape, implementations, refusals.get(impl), impl)
+        _note(Choice(kernel, expected_platform(), shape, impl, None))
         return implementations[impl](*args)
     taken = {
         platform: own if own in implementations and not refusals.get(own) else "reference"
@@ -98,14 +106,26 @@ def dispatch(
     return jax.lax.platform_dependent(*args, **by_platform, default=implementations["reference"])
 
 
+def decided(impl: str | None) -> str | None:
+    """The implementation that surely runs: the one asked for, or forced, or that of the devices of
+    the surrounding mesh. None without: then the program may be compiled for any platform.
+    """
+    known = jax.sharding.get_abstract_mesh().abstract_device is not None
+    return impl or _forced.get() or (OWN.get(expected_platform()) if known else None)
+
+
 def expected_platform() -> str:
     """Where the program that is being traced will probably run: the mesh's devices, or the default.
 
     Good enough for messages; what runs is decided by `platform_dependent`, when it is compiled.
     """
-    device = jax.sharding.get_abstract_mesh().abstract_device
-    platform = (device or jax.local_devices()[0]).platform
+    platform = expected_device().platform
     return "cuda" if platform == "gpu" else platform
+
+
+def expected_device() -> Any:
+    """A device of the surrounding mesh, or the default one."""
+    return jax.sharding.get_abstract_mesh().abstract_device or jax.local_devices()[0]
 
 
 def _check(kernel, shape, implementations, refusal, impl) -> None:
@@ -121,9 +141,11 @@ def _note(choice: Choice) -> None:
             f"{choice.kernel} on {choice.platform} would run {choice.shape} by {choice.took}, "
             f"because {choice.refused}; without strict kernels it does."
         )
-    if choice.refused and choice not in _choices:
+    if choice.refused and choice not in _said:
+        _said.add(choice)
         LOG.warning(
             "%s on %s: %s runs by %s, because %s",
             *(choice.kernel, choice.platform, choice.shape, choice.took, choice.refused),
         )
-    _choices[choice] = None
+    if (heard := _heard.get()) is not None:
+        heard[choice] = None

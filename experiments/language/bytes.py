@@ -12,6 +12,7 @@ from jaxdl.core import Experiment
 from jaxdl.data import Text
 from jaxdl.models.gpt import GPT
 from jaxdl.optim import AdamW, Cosine
+from jaxdl.search.space import Choice, Integer, LogUniform
 from jaxdl.tasks import LanguageModel
 from jaxdl.train import Evaluate, Log, Save
 
@@ -36,4 +37,11 @@ ABLATIONS = {
     "no_clip": {"optim.clip": 0.0},
     "dropout": {"model.dropout": 0.1},
     "bf16": {"precision": "bf16"},
+}
+
+SPACE = {
+    "optim.peak_lr": LogUniform(3e-4, 1e-2),
+    "optim.schedule.warmup": Integer(0, 100, step=10),
+    "model.depth": Integer(1, 4),
+    "model.heads": Choice((2, 4, 8)),
 }

@@ -16,7 +16,12 @@ import jaxdl
 
 COMMANDS = {
     "train": ("jaxdl.cli.train:train", "train an experiment, or resume it"),
+    "ablate": ("jaxdl.cli.ablate:ablate", "train variants with several seeds, and compare them"),
+    "why": ("jaxdl.cli.why:why", "explain why two runs differ"),
+    "sweep": ("jaxdl.cli.sweep:sweep", "search an experiment's hyper-parameters"),
     "eval": ("jaxdl.cli.eval:evaluate", "evaluate a run's checkpoint"),
+    "report": ("jaxdl.cli.report:report", "compare runs, with intervals and a page to send"),
+    "power": ("jaxdl.cli.power:power", "how many seeds would show an effect"),
     "data": ("jaxdl.cli.data:data", "fetch and list data sets"),
     "plan": ("jaxdl.cli.plan:plan", "compile an experiment for absent hardware, and audit it"),
     "bench": ("jaxdl.cli.bench:bench", "measure step, loop and input, beside other frameworks"),
@@ -24,6 +29,9 @@ COMMANDS = {
     "doctor": ("jaxdl.cli.doctor:doctor", "check the installation, or a run's checkpoints"),
 }
 """Name -> function and summary; each is imported when it is called."""
+
+PREEMPTIBLE = ("train", "ablate", "sweep")
+"""What SIGTERM ends with exit code 75: the same command goes on."""
 
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG)
 """What a user mends by making room or choosing another place."""
@@ -47,7 +55,7 @@ def main(argv: list[str] | None = None) -> int:
         from jaxdl.core.errors import suggest
 
         return _refuse(f"there is no command {name!r}; {suggest(name, COMMANDS)}.")
-    with _interruptible(preemptible=name == "train"):
+    with _interruptible(preemptible=name in PREEMPTIBLE):
         return _run(name, rest)
 
 

@@ -10,17 +10,20 @@ from typing import Annotated
 import tyro
 
 from jaxdl import parallel, report
-from jaxdl.cli import launch, screen
+from jaxdl.cli import launch, repeat, screen
 from jaxdl.cli.progress import ProgressHook
 from jaxdl.core import Experiment
-from jaxdl.core.codec import digest, dump
-from jaxdl.core.loading import load_experiment
+from jaxdl.core.codec import dump
+from jaxdl.core.errors import InputError
+from jaxdl.core.loading import default_directory, load_experiment
 from jaxdl.core.records import CHECKPOINTS, METRICS, TENSORBOARD
 from jaxdl.parallel.processes import joined
 from jaxdl.train import Fitted, evaluation_batches, fit
 from jaxdl.train.passport import PACKAGES
 
+log = logging.getLogger("jaxdl")
 Spec = Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="FILE[:VARIANT]")]
+From = Annotated[Path | None, tyro.conf.arg(name="from", metavar="RUN")]
 Edits = Annotated[
     tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(name="set", metavar="PATH=VALUE")
 ]
@@ -29,9 +32,11 @@ Several = Annotated[launch.Processes, tyro.conf.arg(name="")]
 
 
 def train(
-    exp: Spec,
+    exp: Spec = "",
     edits: Edits = (),
     run_dir: Directory = None,
+    run: From = None,
+    anyway: screen.Flag = False,
     workers: int = 0,
     strict_kernels: screen.Flag = False,
     json: screen.Flag = False,
@@ -49,23 +54,49 @@ def train(
         edits: changes one field, e.g. model.width=64; repeat for more.
         run_dir: where the run is kept; default runs/FILE/VARIANT-DIGEST. Several processes share
             it.
+        run: repeat this run from its passport, by default into RUN-again. Where code, data,
+            versions, devices or flags are not as they were, that is told and refused.
+        anyway: repeat it all the same.
         workers: processes that prepare batches, where decoding them takes more than one core.
         strict_kernels: refuse to train where a kernel made for these devices cannot run a shape,
             for which another would be taken.
         json: print only the result, as one JSON object.
         several: see `Processes`.
     """
-    experiment, variant = load_experiment(exp, edits)
-    stem = Path(exp.rpartition(".py")[0]).name
-    place = run_dir or Path("runs") / stem / f"{variant}-{digest(experiment)}"
+    source, experiment, place, arguments = _asked(exp, edits, run_dir, run, anyway)
     if several.processes > 1:
-        sets = [part for edit in edits for part in ("--set", edit)]
         options = ["--run-dir", str(place), "--workers", str(workers)]
         options += ["--strict-kernels"] * strict_kernels + ["--json"] * json
-        arguments = ["train", exp, *sets, *options]
+        arguments = ["train", *arguments, *options]
         return launch.launch(arguments, several.processes, several.devices_per_process)
     with joined(several.member, _facts(experiment, place)), parallel.strict_kernels(strict_kernels):
-        return _train(exp, edits, experiment, place, workers, json)
+        if run:
+            repeat.check(run, experiment, anyway)
+        return _train(source, experiment, place, workers, json, run)
+
+
+def _asked(
+    exp: str, edits: Edits, run_dir: Path | None, run: Path | None, anyway: bool
+) -> tuple[str, Experiment, Path, list[str]]:
+    """Source, experiment and directory of the run that was asked for, and the arguments for it."""
+    if run is None:
+        if not exp:
+            raise InputError("name an experiment file, or a run to repeat with --from RUN.")
+        experiment, variant = load_experiment(exp, edits)
+        place = run_dir or default_directory(exp, variant, experiment)
+        sets = [part for edit in edits for part in ("--set", edit)]
+        return " ".join([exp, *edits]), experiment, place, [exp, *sets]
+    if exp or edits:
+        raise InputError(
+            f"--from {run} repeats that run as it was; leave {exp or '--set'} out, or train the "
+            "experiment file with --set."
+        )
+    experiment, passport = repeat.passport_of(run)
+    place = run_dir or run.with_name(f"{run.name}-again")
+    if place.resolve() == run.resolve():
+        raise InputError(f"{place} holds the run that is to be repeated; choose another --run-dir.")
+    arguments = ["--from", str(run), *["--anyway"] * anyway]
+    return passport.source, experiment, place, arguments
 
 
 def _facts(experiment: Experiment, place: Path) -> dict:
@@ -79,7 +110,12 @@ def _facts(experiment: Experiment, place: Path) -> dict:
 
 
 def _train(
-    exp: str, edits: Edits, experiment: Experiment, place: Path, workers: int, json: bool
+    source: str,
+    experiment: Experiment,
+    place: Path,
+    workers: int,
+    json: bool,
+    repeated: Path | None,
 ) -> int:
     """Trains; of several processes the first says so."""
     quiet = not parallel.is_first()
@@ -90,17 +126,19 @@ def _train(
         if json or quiet:
             return ()
         devices = f"{program.mesh.size} device" + "s" * (program.mesh.size > 1)
-        print(f"{exp} on {devices} ({program.mesh.devices.flat[0].device_kind}), into {place}")
+        exp, kind = source.partition(" ")[0], program.mesh.devices.flat[0].device_kind
+        print(f"{exp} on {devices} ({kind}), into {place}")
         screen.print_model(program)
         return (ProgressHook(experiment.steps, run),)
 
-    source = " ".join([exp, *edits])
     fitted = fit(experiment, place, source=source, watch=watch, workers=workers)
     _draw(fitted, place)
     if not quiet and json:
         screen.print_json({"run": str(place), **vars(fitted.result)})
     elif not quiet:
         screen.print_result(fitted.result, _places(place))
+    if repeated and not quiet and fitted.result.finished:
+        log.info("%s.", repeat.compared(repeated, place))
     return fitted.code
 
 

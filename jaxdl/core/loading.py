@@ -8,13 +8,13 @@ from types import ModuleType
 from typing import Any
 
 from jaxdl.core.change import change, parse_edits
-from jaxdl.core.codec import dump
+from jaxdl.core.codec import digest, dump
 from jaxdl.core.errors import InputError, suggest
 from jaxdl.core.experiment import Experiment
 from jaxdl.core.names import blame, load_file
 from jaxdl.core.nodes import at
 
-__all__ = ["load_experiment", "load_file", "variants"]
+__all__ = ["ablations", "default_directory", "load_experiment", "load_file", "variants"]
 
 
 def load_experiment(spec: str, sets: Iterable[str] = ()) -> tuple[Experiment, str]:
@@ -26,20 +26,31 @@ def load_experiment(spec: str, sets: Iterable[str] = ()) -> tuple[Experiment, st
     """
     path, _, variant = spec.rpartition(":") if ".py:" in spec else (spec, "", "base")
     module = load_file(path)
-    ablations = _ablations(module, path)
-    if variant not in ablations:
-        raise InputError(f"{path} has no variant {variant!r}; {suggest(variant, ablations)}")
+    named = _ablations(module, path)
+    if variant not in named:
+        raise InputError(f"{path} has no variant {variant!r}; {suggest(variant, named)}")
     exp = _base(module, path)
     with at(f"{path}:{variant}"):
-        exp = change(exp, ablations[variant])
+        exp = change(exp, named[variant])
     exp = change(exp, parse_edits(sets, exp))
     dump(exp)  # refuses lambdas and the like now, not after hours of training
     return exp, variant
 
 
+def ablations(path: str | Path) -> dict[str, Mapping[str, Any]]:
+    """Edits by the names that may follow `file.py:`, `base` first."""
+    return _ablations(load_file(path), path)
+
+
 def variants(path: str | Path) -> list[str]:
     """The names that may follow `file.py:`, `base` first."""
-    return list(_ablations(load_file(path), path))
+    return list(ablations(path))
+
+
+def default_directory(spec: str, variant: str, exp: Experiment) -> Path:
+    """Where a run of `spec`'s file is kept unless something else is said."""
+    stem = Path(spec.rpartition(".py")[0]).name
+    return Path("runs") / stem / f"{variant}-{digest(exp)}"
 
 
 def _base(module: ModuleType, path: str) -> Experiment:

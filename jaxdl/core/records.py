@@ -1,6 +1,8 @@
 """What a run directory holds (schema 1): one description for its writers and its readers.
 
 passport.json    what was run: the resolved experiment, code, versions, data, devices
+code.json        digests of the files of code that ran
+code.patch       what of that code was not committed (jaxdl.patch: in jaxdl's own repository)
 metrics.jsonl    one Record per line
 result.json      how it ended
 tensorboard/     the same scalars as events
@@ -26,6 +28,7 @@ from jaxdl.core.errors import InputError
 SCHEMA = 1
 STAMPED = ("command", "code", "versions", "devices", "flags", "kernels")
 PASSPORT, METRICS, RESULT = "passport.json", "metrics.jsonl", "result.json"
+CODE, PATCH, OWN_PATCH = "code.json", "code.patch", "jaxdl.patch"
 CHECKPOINTS, TENSORBOARD = "checkpoints", "tensorboard"
 
 
@@ -54,12 +57,27 @@ class Result:
     """By split, of the best checkpoint."""
     best: Mapping[str, float] | None = None
     """`step` and `value` of the primary metric."""
+    memory_mb: float | None = None
+    """Peak in 10^6 bytes: of the fullest device where it tells, of the first process otherwise."""
     schema: int = SCHEMA
 
     @property
     def finished(self) -> bool:
         """Whether there is nothing left to resume."""
         return self.status in ("done", "stopped")
+
+
+@dataclass(frozen=True)
+class Code:
+    """code.json: the files of code that ran, so that two runs can be compared file by file."""
+
+    files: Mapping[str, Mapping[str, str]]
+    """By place (`jaxdl`, `here`): path below the place's root -> digest."""
+    roots: Mapping[str, str]
+    """Where each place was: a repository, or else the folder."""
+    packages: Mapping[str, str]
+    """One digest for the Python files of each package that makes numbers."""
+    schema: int = SCHEMA
 
 
 @dataclass(frozen=True)
@@ -74,18 +92,25 @@ class Passport:
     """File, variant and edits it was loaded from."""
     command: str
     code: Mapping[str, Any]
+    """Revision and digest of what is not committed, for the repositories of jaxdl and of the
+    experiment; digests of the experiment's file and of all `files`."""
     versions: Mapping[str, str]
+    """Of every installed package, and of Python."""
     data: Mapping[str, str]
     """Fingerprints by split."""
     devices: Mapping[str, Any]
     flags: Mapping[str, str]
+    """The part of the environment that may matter, and settings of jax (`jax_enable_x64` ...)."""
     seed: int
+    parameters: int = 0
+    flops: int = 0
+    """Of matrix products and convolutions in one update."""
     kernels: tuple[Mapping[str, Any], ...] = ()
     """Which implementation runs each kernel, and why not the platform's own."""
     folder: str = ""
     """Working directory of the command."""
     sittings: tuple[Mapping[str, Any], ...] = ()
-    """One entry per resumption: its `step`, and the `STAMPED` fields as they were then."""
+    """One entry per resumption: its `step`, and those of the `STAMPED` fields that had changed."""
     schema: int = SCHEMA
 
 
@@ -129,6 +154,11 @@ def read_passport(directory: Path) -> Passport:
     if found is None:
         raise InputError(f"{directory} is not a run directory: it has no {PASSPORT}.")
     return found
+
+
+def read_code(directory: Path) -> Code | None:
+    """code.json of a run; None where it was made before there was one."""
+    return _read(directory / CODE, Code)
 
 
 def read_records(directory: Path) -> Iterator[Record]:

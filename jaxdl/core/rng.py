@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import Array
 
 
-def root(seed: int) -> Array:
+def root(seed: int | Array) -> Array:
     """The run's root key; it is stored once and never advanced."""
     return jax.random.key(seed)
 

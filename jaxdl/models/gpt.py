@@ -13,7 +13,18 @@ from jax import Array
 from jaxdl.core.errors import InputError
 from jaxdl.core.part import Part
 from jaxdl.models.weights import reader
-from jaxdl.nn import Attention, GeluMLP, Logits, MoE, Stack, constrain, dropout, embed, layer_norm
+from jaxdl.nn import (
+    Attention,
+    GeluMLP,
+    Logits,
+    MoE,
+    Stack,
+    constrain,
+    dropout,
+    embed,
+    layer_norm,
+    learned,
+)
 
 STD = 0.02
 SEQUENCE = ("batch", "norm_time", "act_embed")
@@ -36,6 +47,7 @@ class Block(nn.Module):
     experts: int = 0
     top_k: int = 2
     capacity: float = 1.25
+    rotary: Callable[[Array, Array], Array] | None = None
 
     @nn.compact
     def __call__(self, x: Array, *, train: bool = False) -> Array:
@@ -47,6 +59,7 @@ class Block(nn.Module):
             dropout=self.dropout,
             cache=self.cache,
             kv_heads=self.kv_heads,
+            rotary=self.rotary,
             name="attention",
             **spread,
         )
@@ -62,16 +75,17 @@ class Block(nn.Module):
 
 
 class GPT(nn.Module):
-    """A decoder: tokens and learned positions, pre-norm blocks, logits by the tied embedding.
+    """A decoder: tokens and positions, pre-norm blocks, logits by the tied embedding.
 
     GPT-2 small is `GPT(50257, 768, 12, 12, 1024)`: 124,439,808 parameters. `remat` and
     `remat_segment` are `remat` and `segment` of `nn.Stack`. With `decode` the tokens continue those
     of the calls before, which the mutable collection `cache` holds.
 
-    `kv_heads` is that of `nn.Attention`. `experts` above 0 makes each MLP an `nn.MoE` of so many,
-    with its `top_k` and `capacity`. The embedding has rows up to a multiple of `pad_vocab`, so that
-    it divides over devices; logits of tokens beyond `vocab` are the least there are. With `lazy`
-    the result is `nn.Logits`, whose loss does not need all of them at once.
+    `positions` is `nn.learned`, `nn.sinusoidal`, or None, which adds nothing to the tokens;
+    `kv_heads` and `rotary` are those of `nn.Attention`. `experts` above 0 makes each MLP an
+    `nn.MoE` of so many, with its `top_k` and `capacity`. The embedding has rows up to a multiple of
+    `pad_vocab`, so that it divides over devices; logits of tokens beyond `vocab` are the least
+    there are. With `lazy` the result is `nn.Logits`, whose loss does not need all of them at once.
 
     Shapes: tokens [B, T] int32, T <= seq -> logits [B, T, V], V = vocab rounded up.
     """
@@ -89,6 +103,8 @@ class GPT(nn.Module):
     experts: int = 0
     top_k: int = 2
     capacity: float = 1.25
+    positions: Callable[..., Callable[[Array], Array]] | None = learned
+    rotary: Callable[[Array, Array], Array] | None = None
 
     @nn.compact
     def __call__(
@@ -105,13 +121,15 @@ class GPT(nn.Module):
             raise InputError(f"pad_vocab={self.pad_vocab} must be at least 1, which pads nothing.")
         rows = -(-self.vocab // self.pad_vocab) * self.pad_vocab
         table = embed(rows, self.width, std=STD, name="tokens")
-        positions = embed(self.seq, self.width, ("pos", "embed"), std=STD, name="positions")
         now = jnp.arange(length)
         if decode:
             start = self.variable("cache", "length", jnp.zeros, (), jnp.int32)
             now += start.value
             start.value += length
-        x = table(tokens) + positions(now)[None]
+        x = table(tokens)
+        if self.positions:
+            place = self.positions(self.seq, self.width, std=STD, name="positions")
+            x += place(now)[None].astype(x.dtype)
         x = constrain(dropout(self.dropout, train)(x), SEQUENCE)
         block = Part(
             Block,
@@ -123,6 +141,7 @@ class GPT(nn.Module):
             experts=self.experts,
             top_k=self.top_k,
             capacity=self.capacity,
+            rotary=self.rotary,
         )
         stack = Stack(block, self.depth, self.remat, self.remat_segment, name="blocks")
         x = layer_norm(name="norm")(stack(x, train=train))

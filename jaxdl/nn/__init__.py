@@ -6,6 +6,7 @@ from jaxdl.nn.logits import Logits
 from jaxdl.nn.mlp import GeluMLP, SwiGLU
 from jaxdl.nn.moe import MoE
 from jaxdl.nn.norm import LayerNorm, RMSNorm, batch_norm, layer_norm, rms_norm
+from jaxdl.nn.position import Rotary, learned, sinusoidal, sinusoids
 from jaxdl.nn.recurrent import LSTM
 from jaxdl.nn.stack import Stack
 from jaxdl.nn.table import Table, table
@@ -19,6 +20,7 @@ __all__ = [
     "Logits",
     "MoE",
     "RMSNorm",
+    "Rotary",
     "Stack",
     "SwiGLU",
     "Table",
@@ -31,6 +33,9 @@ __all__ = [
     "dropout",
     "embed",
     "layer_norm",
+    "learned",
     "rms_norm",
+    "sinusoidal",
+    "sinusoids",
     "table",
 ]

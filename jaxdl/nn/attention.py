@@ -5,7 +5,6 @@ B batch, T queries, S keys, H heads, G heads of keys and values, K head size, D 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 import jax
@@ -16,10 +15,7 @@ from jax import Array
 from jaxdl.core.errors import InputError
 from jaxdl.kernels.flash_attention import DropWeights, flash_attention, seeds_of
 from jaxdl.nn.layers import check_rate, dense
-from jaxdl.parallel import constrain, context, context_parallel, on_cpu, per_shard
-
-FEW = 2**19
-"""Logits that a CPU keeps for the way back more quickly than it computes them again."""
+from jaxdl.parallel import constrain, context, context_parallel, device_kind, per_shard
 
 
 def attend(
@@ -45,9 +41,6 @@ def attend(
     if drop is not None and not isinstance(drop, DropWeights):
         assert offset is None, "with a cache there is no other dropout"
         return _attend_by_weights(q, k, v, mask, drop, causal)
-    logits = math.prod(q.shape[:3]) * k.shape[1]
-    if logits <= FEW and on_cpu() and q.shape[1] == k.shape[1] and offset is None:
-        return _attend_by_weights(q, k, v, mask, drop, causal)
     here = context()
     if here and here[1]["act_kv"] != here[1]["act_heads"]:
         # Else a device would miss keys for its queries' heads, or have those of others.
@@ -64,10 +57,12 @@ def attend(
     if offset is not None:
         given["offset"] = offset, ()
     arrays, names = zip(*given.values(), strict=True)
+    kind = device_kind()
 
     def attention(*arrays):
         options = dict(zip(given, arrays, strict=True))
-        return flash_attention(**options, causal=causal, dropout=drop.rate if drop else 0.0)
+        static = {"causal": causal, "dropout": drop.rate if drop else 0.0, "device": kind}
+        return flash_attention(**options, **static)
 
     return per_shard(attention, names, features)(*arrays)
 
@@ -110,7 +105,8 @@ class Attention(nn.Module):
 
     `std` and `out_std` are the initial spreads of the q, k, v and of the output weights; None is
     LeCun's. `dropout` acts on the attention weights. There are as many heads of keys and values as
-    of queries, or `kv_heads`, each for as many of queries.
+    of queries, or `kv_heads`, each for as many of queries. `rotary(x, now)` is what becomes of
+    queries and keys x [B, T, H, K] at positions now [T], such as `nn.Rotary()`.
 
     With `cache` above 0, keys and values of the latest calls, up to `cache` positions in all, are
     kept in the collection `cache`: x continues what came before, and each position sees itself and
@@ -126,6 +122,7 @@ class Attention(nn.Module):
     out_std: float | None = None
     cache: int = 0
     kv_heads: int = 0
+    rotary: Callable[[Array, Array], Array] | None = None
 
     @nn.compact
     def __call__(self, x: Array, mask: Array | None = None, *, train: bool = False) -> Array:
@@ -143,6 +140,10 @@ class Attention(nn.Module):
 
         q = project("q", "heads", self.heads)
         k, v = project("k", "kv", groups), project("v", "kv", groups)
+        before = self._advance(time) if self.cache else jnp.int32(0)
+        if self.rotary:
+            now = before + jnp.arange(time)
+            q, k = self.rotary(q, now), self.rotary(k, now)
         check_rate(self.dropout)
         drop = None
         if train and self.dropout:
@@ -151,24 +152,26 @@ class Attention(nn.Module):
         if self.cache:
             if mask is not None:
                 raise InputError(f"cache={self.cache} takes no mask; it hides the future only.")
-            k, v, offset = self._remember(k, v)
-            y = attend(q, k, v, drop=drop, causal=True, offset=offset)
+            k, v = self._remember("keys", k, before), self._remember("values", v, before)
+            y = attend(q, k, v, drop=drop, causal=True, offset=before)
         else:
             y = context_parallel(attend, q, k, v, mask, drop, causal=self.causal)
         y = y.reshape(batch, time, width)
         return dense(width, ("heads", "embed"), std=self.out_std, name="out")(y)
 
-    def _remember(self, k: Array, v: Array) -> tuple[Array, Array, Array]:
-        """All keys and values up to now [B, S, H, K], and how many there were before."""
-        batch, time, *rest = k.shape
-        keys = self.variable("cache", "keys", jnp.zeros, (batch, self.cache, *rest), k.dtype)
-        values = self.variable("cache", "values", jnp.zeros, (batch, self.cache, *rest), v.dtype)
-        start = self.variable("cache", "length", jnp.zeros, (), jnp.int32)
-        before = start.value
-        keys.value = jax.lax.dynamic_update_slice_in_dim(keys.value, k, before, axis=1)
-        values.value = jax.lax.dynamic_update_slice_in_dim(values.value, v, before, axis=1)
-        start.value += time
-        return keys.value, values.value, before
+    def _advance(self, time: int) -> Array:
+        """How many positions there were before these."""
+        length = self.variable("cache", "length", jnp.zeros, (), jnp.int32)
+        before = length.value
+        length.value += time
+        return before
+
+    def _remember(self, name: str, x: Array, before: Array) -> Array:
+        """All that `name` holds up to now: [B, T, H, K] -> [B, S, H, K]."""
+        batch, _, *rest = x.shape
+        kept = self.variable("cache", name, jnp.zeros, (batch, self.cache, *rest), x.dtype)
+        kept.value = jax.lax.dynamic_update_slice_in_dim(kept.value, x, before, axis=1)
+        return kept.value
 
 
 def _check_heads(width: int, heads: int, groups: int) -> None:

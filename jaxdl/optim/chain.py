@@ -17,7 +17,7 @@ from jaxdl.core.errors import InputError, suggest
 from jaxdl.optim.layers import per_layer
 from jaxdl.optim.rate import scale_by_rate
 from jaxdl.optim.sam import SAM
-from jaxdl.optim.schedule import Constant, Cosine, Linear
+from jaxdl.optim.schedule import Cosine, Schedule
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Optimizer:
     """What every optimizer shares; a subclass gives its `rule`."""
 
     peak_lr: float = 1e-3
-    schedule: Constant | Cosine | Linear = field(default_factory=Cosine)
+    schedule: Schedule = field(default_factory=Cosine)
     clip: float = 0.0
     """Bound on the global gradient norm, for exploding gradients; 0 is off."""
     decay: float = 0.0

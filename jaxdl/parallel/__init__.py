@@ -1,6 +1,7 @@
 """Meshes, sharding rules, and the one door from single-device functions to shards."""
 
-from jaxdl.kernels.dispatch import choices as kernel_choices
+from jaxdl.kernels.dispatch import Choice as KernelChoice
+from jaxdl.kernels.dispatch import recording as recorded_kernels
 from jaxdl.kernels.dispatch import strict as strict_kernels
 from jaxdl.parallel.collective import all_reduced, batch_axes
 from jaxdl.parallel.context import context_parallel
@@ -27,6 +28,7 @@ from jaxdl.parallel.vocabulary import spread_vocabulary
 __all__ = [
     "METHODS",
     "STRATEGIES",
+    "KernelChoice",
     "Layers",
     "Member",
     "Names",
@@ -45,13 +47,13 @@ __all__ = [
     "fetched",
     "gathered",
     "is_first",
-    "kernel_choices",
     "make_mesh",
     "on_cpu",
     "peak",
     "per_shard",
     "pipelined",
     "recorded",
+    "recorded_kernels",
     "resolve",
     "scope",
     "shardings",

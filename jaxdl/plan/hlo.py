@@ -89,6 +89,24 @@ def collectives(text: str, mesh: Mapping[str, int]) -> list[Collective]:
     return [one for one in found.values() if one.bytes]
 
 
+def runs(text: str, what: str) -> int:
+    """How many lines with `what` the program runs, those in loops as often as the loops turn."""
+    module = _Module(text, {})
+
+    def count(name: str) -> int:
+        found = 0
+        for line in module.lines[name]:
+            if what in line:
+                found += 1
+            elif loop := WHILE.search(line):
+                found += module._trips(line, *loop.groups()) * count(loop[2])
+            else:
+                found += sum(map(count, _called(line)))
+        return found
+
+    return count(module.entry)
+
+
 class _Module:
     """The computations of an HLO text, by name."""
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -9,11 +11,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxdl.core import rng
 from jaxdl.core.errors import InputError
 from jaxdl.core.task import Aux, Batch, Key, Metric, ModelState, Params, Player, Sums
 from jaxdl.losses import cross_entropy
 from jaxdl.metrics import Accuracy, Mean
 from jaxdl.tasks import module
+from jaxdl.tasks.mixup import mix, partners
 
 
 @dataclass(frozen=True)
@@ -22,29 +26,49 @@ class Classification:
 
     smoothing: float = 0.0
     """Label smoothing in training; evaluation reports the plain cross-entropy."""
+    mixup: float = 0.0
+    """Trains on mixtures of two images, whose share is drawn from Beta(mixup, mixup); 0 is off."""
     primary: str = "valid/accuracy"
     mode: str = "max"
 
     def __post_init__(self):
-        """Refuses a smoothing that leaves nothing of the label."""
+        """Refuses a smoothing that leaves nothing of the label, and what no Beta has."""
         if not 0 <= self.smoothing < 1:
             raise InputError(f"smoothing={self.smoothing} must lie in [0, 1); 0 is off.")
+        if not 0 <= self.mixup < math.inf:
+            raise InputError(f"mixup={self.mixup} must be at least 0 and finite; 0 is off.")
 
     def init(self, model: Any, key: Key, batch: Batch) -> tuple[Params, ModelState]:
         """Parameters and state of `model` for such images."""
         return module.init(model, key, batch["image"])
 
     def players(self, model: Any) -> tuple[Player, ...]:
-        """One player over all parameters."""
+        """One player over all parameters; its `accuracy` is by the label of the larger share."""
 
         def loss(params: Params, state: ModelState, batch: Batch, key: Key) -> tuple[Sums, Aux]:
-            logits, state = module.train(model, params, state, key, batch["image"])
-            mask = batch.get("mask")
-            sums = cross_entropy(logits, batch["label"], mask=mask, smoothing=self.smoothing)
-            accuracy = Accuracy.from_model_output(logits, batch["label"], mask)
+            images, labels, mask = batch["image"], batch["label"], batch.get("mask")
+            share = None
+            if self.mixup:
+                images, share = mix(images, mask, rng.fold(key, "mixup"), self.mixup)
+            logits, state = module.train(model, params, state, key, images)
+            sums = self._sums(logits, labels, mask, share)
+            if share is not None:
+                labels = jnp.where(share < 0.5, partners(labels), labels)
+            accuracy = Accuracy.from_model_output(logits, labels, mask)
             return sums, (state, {"accuracy": accuracy})
 
         return (Player("main", loss),)
+
+    def _sums(
+        self, logits: jax.Array, labels: jax.Array, mask: jax.Array | None, share: jax.Array | None
+    ) -> Sums:
+        """The training loss; where images are mixed that of both labels, by their shares."""
+        of = functools.partial(cross_entropy, logits, smoothing=self.smoothing)
+        if share is None:
+            return of(labels, mask=mask)
+        own = share if mask is None else share * mask
+        other = 1 - share if mask is None else (1 - share) * mask
+        return of(labels, mask=own) + of(partners(labels), mask=other)
 
     def evaluate(
         self, model: Any, params: Params, state: ModelState, batch: Batch, key: Key

@@ -5,10 +5,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxdl import parallel
@@ -58,7 +60,8 @@ def build(exp: Experiment, devices: Sequence[jax.Device] | None = None) -> Progr
     else:
         given, results = (state, at_train), (state, everywhere)
         step = jit(step, in_shardings=given, out_shardings=results, donate_argnums=0)
-        init = jit(fns.create, out_shardings=state)
+        # The seed is an argument: a cache of compiled programs then serves all seeds.
+        init = partial(jit(fns.create, out_shardings=state), np.uint32(exp.seed))
     program = Program(
         experiment=exp,
         players=fns.players,
@@ -73,9 +76,9 @@ def build(exp: Experiment, devices: Sequence[jax.Device] | None = None) -> Progr
         rules=rules,
     )
     with parallel.recorded() as also:
-        _check(program, sizes)
+        kernels = _check(program, sizes)
     _check_axes(mesh, used | also | set(parallel.axes_of(rules["batch"])))
-    return program
+    return replace(program, kernels=kernels)
 
 
 def _deterministic(
@@ -139,16 +142,21 @@ def _shardings(batch: Batch) -> dict[str, NamedSharding]:
     return {name: leaf.sharding for name, leaf in batch.items()}
 
 
-def _check(program: Program, sizes: Mapping[str, int]) -> None:
-    """Traces every function of the program, so that a misfit shows before the first device work."""
+def _check(program: Program, sizes: Mapping[str, int]) -> tuple[parallel.KernelChoice, ...]:
+    """Traces every function of the program, so that a misfit shows before the first device work;
+    by what the kernels run in those that training runs.
+    """
     exp = program.experiment
     with _fitting(program.eval_batch):
         outputs = program.predict.eval_shape(program.abstract, program.eval_batch, 0)
         if hasattr(exp.task, "check"):
             exp.task.check(exp.model, outputs, sizes)
-        program.evaluate.eval_shape(program.abstract, program.eval_batch, 0)
-    with _fitting(program.batch):
-        program.step.eval_shape(program.abstract, program.batch)
+    with parallel.recorded_kernels() as kernels:
+        with _fitting(program.batch):
+            program.step.eval_shape(program.abstract, program.batch)
+        with _fitting(program.eval_batch):
+            program.evaluate.eval_shape(program.abstract, program.eval_batch, 0)
+    return tuple(kernels)
 
 
 def _check_mesh(exp: Experiment, mesh: Mesh, rules: Mapping[str, Any]) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import resource
+import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing, suppress
 from dataclasses import asdict, dataclass, replace
@@ -23,10 +25,11 @@ from jaxdl.train.build import build
 from jaxdl.train.check import check_experiment, check_program
 from jaxdl.train.evaluate import evaluate
 from jaxdl.train.loop import train
-from jaxdl.train.passport import issue
+from jaxdl.train.passport import cost, issue
 from jaxdl.train.program import Program
 from jaxdl.train.rundir import RunDir, check_same, open_run
 from jaxdl.train.signals import Signals, signals
+from jaxdl.train.snapshot import Snapshot, take
 from jaxdl.train.state import State
 
 log = logging.getLogger("jaxdl")
@@ -71,7 +74,8 @@ def fit(
     check_experiment(exp)
     if workers < 0:
         raise InputError(f"workers={workers} must be 0 (read in this process) or more.")
-    passport = issue(exp, source, devices)
+    code = take(source)
+    passport = issue(exp, source, devices, code)
     if first := check_same(directory, passport):
         before, ended = load(first.experiment), records.read_result(directory)
         _warn_of_changes(directory, first, passport, before.steps, exp.steps)
@@ -82,15 +86,15 @@ def fit(
             return Fitted(ended)
     program = build(exp, devices)
     check_program(program)
-    kernels = tuple(asdict(choice) for choice in parallel.kernel_choices())
-    passport = replace(passport, kernels=kernels)
+    kernels = tuple(asdict(choice) for choice in program.kernels)
+    passport = replace(passport, kernels=kernels, **cost(program))
     parallel.gathered()  # nobody writes before all have read
     with (
         closing(open_run(directory, passport, exp.task.primary, exp.task.mode)) as run,
         signals() as interrupt,
     ):
         try:
-            state, stop = _train(program, run, watch, interrupt, workers)
+            state, stop = _train(program, run, code, watch, interrupt, workers)
             return _conclude(program, run, state, stop, interrupt)
         except BaseException:
             if run.begun:
@@ -103,8 +107,9 @@ def _warn_of_changes(
     directory: Path, first: Passport, now: Passport, steps: int, steps_now: int
 ) -> None:
     """Says what is not as it was when a run was last trained, though it may go on."""
-    code = first.sittings[-1]["code"] if first.sittings else first.code
-    if changed := [place for place in now.code if code.get(place) != now.code[place]]:
+    code = first.sittings[-1].get("code", first.code) if first.sittings else first.code
+    changed = [place for place in now.code if place in code and code[place] != now.code[place]]
+    if changed := [place for place in changed if place != "files"] or changed:
         log.warning(
             "the code (%s) has changed since %s was last trained; choose another --run-dir to "
             "start anew.",
@@ -128,7 +133,12 @@ def _nothing_left(exp: Experiment, ended: Result, before: Experiment) -> bool:
 
 
 def _train(
-    program: Program, run: RunDir, watch: Callable, interrupt: Signals, workers: int
+    program: Program,
+    run: RunDir,
+    code: Snapshot,
+    watch: Callable,
+    interrupt: Signals,
+    workers: int,
 ) -> tuple[State, Stop | None]:
     exp = program.experiment
     with ExitStack() as stack:
@@ -141,6 +151,8 @@ def _train(
             )
         state = program.init() if state is None else state
         run.begin(start)
+        if parallel.is_first():
+            code.keep(run.path, start)
         hooks = [stack.enter_context(closing(config.open(program, run))) for config in exp.hooks]
         run.hooks = _named([hook for hook in hooks if hasattr(hook, "snapshot")])
         stop = run.resume(start) if start else None
@@ -220,4 +232,14 @@ def _result(program: Program, run: RunDir, status: str, step: int, metrics: Any 
         primary=program.experiment.task.primary,
         metrics=metrics or {},
         best=best and {"step": best[0], "value": best[1]},
+        memory_mb=_memory_mb(run.result),
     )
+
+
+def _memory_mb(before: Result | None) -> float:
+    """The most that was in use, in the sittings `before` too; 10^6 bytes."""
+    told = [(d.memory_stats() or {}).get("peak_bytes_in_use") for d in jax.local_devices()]
+    unit = 1 if sys.platform == "darwin" else 1024
+    host = unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    peak = max(filter(None, told), default=host) / 1e6
+    return round(max(peak, (before and before.memory_mb) or 0.0), 1)

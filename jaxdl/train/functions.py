@@ -31,9 +31,11 @@ BRANCH = 10**6
 class Functions:
     """What an experiment computes."""
 
-    init: Callable[[], tuple[Any, Any]]
-    """Parameters boxed with their axis names, and the model state."""
-    create: Callable[[], State]
+    init: Callable[..., tuple[Any, Any]]
+    """Parameters boxed with their axis names, and the model state; of another seed where one is
+    given."""
+    create: Callable[..., State]
+    """The state before the first update; likewise."""
     step: Step
     evaluate: Callable[[State, Batch, Any], Any]
     predict: Callable[[State, Batch, Any], Any]
@@ -49,18 +51,18 @@ def functions(exp: Experiment, batch: Batch, *, on_cpu: bool) -> Functions:
     precision = policy(exp.precision)
     players = exp.task.players(exp.model)
 
-    def init():
+    def init(seed=exp.seed):
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), dict(batch))
-        return exp.task.init(exp.model, rng.fold(rng.root(exp.seed), "init"), zeros)
+        return exp.task.init(exp.model, rng.fold(rng.root(seed), "init"), zeros)
 
     boxed, _ = jax.eval_shape(init)
     abstract = parallel.unbox(boxed)
     txs = _optimizers(exp, players, abstract)
 
-    def create():
-        params, model_state = parallel.unbox(init())
+    def create(seed=exp.seed):
+        params, model_state = parallel.unbox(init(seed))
         more = {"ema": exp.ema > 0, "scaled": precision.scaled}
-        return states.create(params, model_state, players, txs, seed=exp.seed, **more)
+        return states.create(params, model_state, players, txs, seed=seed, **more)
 
     def inferring(fn, rank_promotion):
         def infer(state, batch, index):

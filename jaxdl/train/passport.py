@@ -2,56 +2,44 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
-import platform
-import subprocess
 import sys
 from collections.abc import Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import jax
 
-import jaxdl
 from jaxdl.core.codec import digest, dump
 from jaxdl.core.experiment import Experiment
+from jaxdl.core.flops import flops
 from jaxdl.core.records import Passport
+from jaxdl.core.tree import size
+from jaxdl.train import snapshot, surroundings
+from jaxdl.train.program import Program
+from jaxdl.train.snapshot import Snapshot
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "chex", "clu", "numpy")
-CODE = (".py", ".toml", ".cfg")
-"""What untracked files must end in to count as code."""
-FLAGS = (
-    "XLA_FLAGS",
-    "LIBTPU_INIT_ARGS",
-    "JAX_ENABLE_X64",
-    "JAX_DEFAULT_MATMUL_PRECISION",
-    "JAX_DEFAULT_PRNG_IMPL",
-    "JAX_THREEFRY_PARTITIONABLE",
-    "JAX_PLATFORMS",
-)
 
 
-def issue(exp: Experiment, source: str, devices: Sequence[jax.Device] | None = None) -> Passport:
+def issue(
+    exp: Experiment,
+    source: str,
+    devices: Sequence[jax.Device] | None = None,
+    code: Snapshot | None = None,
+) -> Passport:
     """The passport of `exp` on these devices (default: all) of this machine, now."""
-    devices = devices or jax.devices()
+    devices, code = devices or jax.devices(), code or snapshot.take(source)
     return Passport(
         experiment=dump(exp),
         digest=digest(exp),
         source=source,
         command=" ".join(sys.argv),
         folder=str(Path.cwd()),
-        code=_code(source),
-        versions={name: metadata.version(name) for name in PACKAGES}
-        | {"python": platform.python_version(), "jaxdl": jaxdl.__version__},
+        code=code.told,
+        versions=surroundings.versions(),
         data=fingerprints(exp.data),
-        devices={
-            "kind": devices[0].device_kind,
-            "count": len(devices),
-            "processes": jax.process_count(),
-        },
-        flags={name: os.environ[name] for name in FLAGS if name in os.environ},
+        devices=surroundings.machine(devices),
+        flags=surroundings.environment(code.theirs()),
         seed=exp.seed,
     )
 
@@ -62,38 +50,7 @@ def fingerprints(data: Any) -> dict[str, str]:
     return {split: source.fingerprint for split, source in splits.items() if source is not None}
 
 
-def _code(source: str) -> dict[str, Any]:
-    """State of jaxdl's repository, the working directory's, and the experiment's file."""
-    file = Path(source.partition(".py")[0] + ".py")
-    return {
-        "jaxdl": _revision(Path(jaxdl.__file__).parent),
-        "here": _revision(Path.cwd()),
-        "file": hashlib.sha256(file.read_bytes()).hexdigest()[:16] if file.is_file() else None,
-    }
-
-
-def _revision(folder: Path) -> dict[str, str | None] | None:
-    """Commit of the repository around `folder`, and a digest of all that is not committed."""
-    top = _git(folder, "rev-parse", "--show-toplevel")
-    if top is None:
-        return None
-    root = Path(top.strip())
-    revision = _git(root, "rev-parse", "HEAD")
-    changes = hashlib.sha256((_git(root, "diff", "HEAD") or "").encode())
-    untracked = (_git(root, "ls-files", "--others", "--exclude-standard", "-z") or "").split("\0")
-    for name in sorted(filter(None, untracked)):
-        if name.endswith(CODE):  # data and runs may be large, and are fingerprinted elsewhere
-            changes.update(name.encode() + (root / name).read_bytes())
-    clean = hashlib.sha256(b"").hexdigest()
-    diff = changes.hexdigest()
-    return {"revision": revision and revision.strip(), "diff": None if diff == clean else diff[:16]}
-
-
-def _git(folder: Path, *args: str) -> str | None:
-    try:
-        done = subprocess.run(
-            ["git", *args], capture_output=True, text=True, timeout=10, cwd=folder, check=False
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout if done.returncode == 0 else None
+def cost(program: Program) -> dict[str, int]:
+    """Numbers of parameters, and FLOPs of matrix products and convolutions in one update."""
+    update = jax.make_jaxpr(program.step)(program.abstract, program.batch)
+    return {"parameters": size(program.abstract.params), "flops": flops(update).total()}

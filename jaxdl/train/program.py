@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 from jaxdl.core.experiment import Experiment
 from jaxdl.core.hook import Hook
 from jaxdl.core.task import Batch, Metric, Player
+from jaxdl.parallel import KernelChoice
 from jaxdl.train.state import State
 
 
@@ -39,6 +40,8 @@ class Program:
     """Those of an evaluation batch, `mask` included."""
     mesh: Mesh
     rules: Mapping[str, Any]
+    kernels: tuple[KernelChoice, ...] = ()
+    """By what the kernels in `step` and `evaluate` run."""
 
     @property
     def emulated(self) -> bool:

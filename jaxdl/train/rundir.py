@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import logging
 import os
 import time
@@ -148,11 +149,14 @@ class RunDir:
         self._board = Board(self.path / records.TENSORBOARD, step)
 
     def _stamped(self, step: int) -> Passport:
-        """The run's passport with this sitting's stamp: what may differ from the first one."""
+        """The run's passport with this sitting's stamp: what differs from the first one."""
         if not (self.path / records.PASSPORT).exists():
             return self.passport
         first, now = records.read_passport(self.path), asdict(self.passport)
-        stamp = {"step": step} | {name: now[name] for name in records.STAMPED}
+        then = json.loads(json.dumps(asdict(first)))  # tuples as lists, as they will be read
+        now = json.loads(json.dumps(now))
+        changed = {name: now[name] for name in records.STAMPED if now[name] != then[name]}
+        stamp = {"step": step} | changed
         sittings = (*first.sittings, stamp)
         return replace(first, experiment=now["experiment"], sittings=sittings)
 

@@ -81,7 +81,7 @@ def create(
     players: tuple[Player, ...],
     txs: Mapping[str, optax.GradientTransformation],
     *,
-    seed: int,
+    seed: int | Array,
     ema: bool,
     scaled: bool = False,
 ) -> State:

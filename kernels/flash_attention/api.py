@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -10,11 +11,13 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxdl.core.errors import InputError
-from jaxdl.kernels.dispatch import dispatch
-from jaxdl.kernels.flash_attention import cpu, gpu, reference, tpu
+from jaxdl.kernels.dispatch import decided, dispatch, expected_device
+from jaxdl.kernels.flash_attention import cpu, few, gpu, reference, tpu
 from jaxdl.kernels.flash_attention.spec import Extras, Spec, described
 
 MODULES = {"cpu": cpu, "gpu": gpu, "tpu": tpu, "reference": reference}
+KEEPING = {"cpu": few}
+"""What a CPU takes in place of its own where the weights are few."""
 
 
 def flash_attention(
@@ -33,12 +36,14 @@ def flash_attention(
     dropout: float = 0.0,
     seeds: Array | None = None,
     return_lse: bool = False,
+    device: str = "",
     impl: str | None = None,
 ) -> Any:
     """`softmax(cap(scale q k^T) + bias) v`, without its [T, S] matrix in memory.
 
     H / G consecutive heads of queries share one of keys and values (arXiv:2305.13245). The sums are
-    in float32. A query that sees nothing gets zeros. Reverse-mode gradients of first order only.
+    in float32. A query that sees nothing gets zeros. Gradients are of reverse mode, of any order;
+    those of gradients hold all logits in memory.
 
     Args:
         q, k, v: float, of one dtype.
@@ -53,6 +58,8 @@ def flash_attention(
         dropout: the probability to drop a weight; `seeds` (see `seeds_of`) and positions decide.
         return_lse: also returns the logarithm of the softmax's denominator, -inf where nothing is
             seen.
+        device: device kind, by which sizes of blocks are chosen; "" is that of the surrounding
+            mesh, or of the default device.
         impl: forces one of reference, cpu, gpu, tpu; None picks.
 
     Shapes: q [B, T, H, K], k [B, S, G, K], v [B, S, G, V], bias [1 or B, 1 or H, 1 or T, S],
@@ -75,7 +82,8 @@ def flash_attention(
     if not isinstance(offset, int):
         extras, offset = extras._replace(offset=jnp.asarray(offset, jnp.int32)), None
     scale = q.shape[-1] ** -0.5 if scale is None else scale
-    spec = Spec(scale, left, right, soft_cap, dropout, offset)
+    device = device or expected_device().device_kind
+    spec = Spec(scale, left, right, soft_cap, dropout, offset, device)
     y, lse = _attention(spec, impl, q, k, v, extras)
     return (y, lse) if return_lse else y
 
@@ -92,36 +100,80 @@ def _forward(spec: Spec, impl: str | None, *given: Any) -> tuple[Any, tuple]:
     # Whether a gradient is wanted is static, so it travels in the structure: () or None.
     bias = given[3].bias
     wanted = () if bias is not None and bias.perturbed else None
-    y, lse = _attention(spec, impl, q, k, v, extras)
-    return (y, lse), (q, k, v, extras, y, lse, wanted)
+    if decided(impl) == "cpu" and few.fits(q, k):
+        y, lse, saved = _run("forward", spec, (), "cpu", q, k, v, extras, modules=KEEPING)
+    else:
+        y, lse = _attention(spec, impl, q, k, v, extras)
+        saved = lse
+    return (y, lse), (q, k, v, extras, y, lse, saved, wanted)
 
 
 def _backward(spec: Spec, impl: str | None, residuals: tuple, cotangents: tuple) -> tuple:
-    q, k, v, extras, y, lse, wanted = residuals
+    *given, y, lse, saved, wanted = residuals
     dy, dlse = (
         jnp.zeros(x.shape, x.dtype) if isinstance(dx, jax.custom_derivatives.SymbolicZero) else dx
         for x, dx in zip((y, lse), cotangents, strict=True)
     )
-    args = q, k, v, extras, y, lse, dy, dlse
-    *gradients, dbias = _run("backward", spec, (wanted is not None,), impl, *args)
-    return (*gradients, jax.tree.map(lambda x: None, extras)._replace(bias=dbias))
+    static = spec, impl, wanted is not None
+    *gradients, dbias = _gradients(*static, *given, y, saved, dy, dlse)
+    return (*gradients, jax.tree.map(lambda x: None, given[3])._replace(bias=dbias))
 
 
 # Symbolic zeros tell the forward pass whether the bias wants a gradient, which costs memory.
 _attention.defvjp(_forward, _backward, symbolic_zeros=True)
 
 
-def _run(name: str, spec: Spec, static: tuple, impl: str | None, *args: Any) -> Any:
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
+def _gradients(spec: Spec, impl: str | None, wanted_bias: bool, *args: Any) -> tuple:
+    """The cotangents of q, k, v, and of the bias where it is wanted."""
+    if isinstance(args[5], few.Weights):
+        return _run("backward", spec, (wanted_bias,), "cpu", *args, modules=KEEPING)
+    return _run("backward", spec, (wanted_bias,), impl, *args)
+
+
+def _gradients_forward(spec: Spec, impl: str | None, wanted_bias: bool, *args: Any) -> tuple:
+    return _gradients(spec, impl, wanted_bias, *args), args
+
+
+def _gradients_backward(
+    spec: Spec, impl: str | None, wanted_bias: bool, args: tuple, cotangents: tuple
+) -> tuple:
+    # Gradients of gradients are rare: those of the reference serve everywhere. It makes y and what
+    # was saved anew, so that these pass nothing on.
+    del impl
+    q, k, v, extras, y, saved, dy, dlse = args
+
+    def again(q, k, v, bias, dy, dlse):
+        changed = extras._replace(bias=bias)
+        return reference.backward(spec, wanted_bias, q, k, v, changed, y, None, dy, dlse)
+
+    pull = jax.vjp(again, q, k, v, extras.bias, dy, dlse)[1]
+    dq, dk, dv, dbias, *rest = pull(cotangents)
+    dextras = jax.tree.map(lambda x: None, extras)._replace(bias=dbias)
+    return dq, dk, dv, dextras, None, jax.tree.map(lambda x: None, saved), *rest
+
+
+_gradients.defvjp(_gradients_forward, _gradients_backward)
+
+
+def _run(
+    name: str,
+    spec: Spec,
+    static: tuple,
+    impl: str | None,
+    *args: Any,
+    modules: Mapping[str, Any] = MODULES,
+) -> Any:
     """The function `name` of this platform's module."""
     q, k, _, extras = args[:4]
     refusals = {
         who: module.refuses(spec, q, k, extras, *static)
-        for who, module in MODULES.items()
+        for who, module in modules.items()
         if hasattr(module, "refuses")
     }
     functions = {
         who: partial(_traced, getattr(module, name), spec, static)
-        for who, module in MODULES.items()
+        for who, module in modules.items()
     }
     shape = described(spec, q, k, extras)
     return dispatch(f"flash_attention {name}", shape, functions, refusals, impl, *args)

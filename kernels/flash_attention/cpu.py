@@ -15,7 +15,7 @@ from typing import Any
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jaxdl.kernels.flash_attention import reference
+from jaxdl.kernels.flash_attention import few
 from jaxdl.kernels.flash_attention.spec import (
     EMPTY,
     FAR,
@@ -29,14 +29,12 @@ from jaxdl.kernels.flash_attention.spec import (
 
 ROWS, COLUMNS, BANDED = 512, 1024, 512
 """The most rows and columns of a block, and the most columns where positions hide keys."""
-SMALL = 2**19
-"""So many logits fit into a cache at once: the reference is best."""
 
 
 def forward(spec: Spec, q: Array, k: Array, v: Array, extras: Extras) -> tuple[Array, Array]:
     """As the reference; softmax by blocks (Milakov and Gimelshein 2018, arXiv:1805.02867)."""
-    if _is_small(q, k):
-        return reference.forward(spec, q, k, v, extras)
+    if few.fits(q, k):
+        return few.forward(spec, q, k, v, extras)[:2]
     work = Work.of(spec, q, k, extras)
 
     def head(at):
@@ -61,8 +59,9 @@ def backward(
     dlse: Array,
 ) -> tuple[Array, Array, Array, Array | None]:
     """As the reference: the weights once more from `lse` (Dao et al. 2022, arXiv:2205.14135)."""
-    if _is_small(q, k):
-        return reference.backward(spec, wanted_bias, q, k, v, extras, y, lse, dy, dlse)
+    if few.fits(q, k):
+        weights = few.forward(spec, q, k, v, extras)[2]
+        return few.backward(spec, wanted_bias, q, k, v, extras, y, weights, dy, dlse)
     work = Work.of(spec, q, k, extras)
     inner = jnp.einsum("bthv,bthv->bth", dy, y, preferred_element_type=work.kind)
     inner -= dlse.swapaxes(1, 2)
@@ -291,10 +290,6 @@ def _summed(work: Work, dlogits: Array) -> Array:
     dlogits = dlogits.reshape(work.heads, work.r, work.c)
     spread = [dim for dim, at in ((0, 2), (1, 4)) if work.bias.shape[at] == 1]
     return dlogits.sum(spread, keepdims=True)
-
-
-def _is_small(q: Array, k: Array) -> bool:
-    return q.shape[0] * q.shape[2] * q.shape[1] * k.shape[1] <= SMALL
 
 
 def _even(count: int, most: int) -> tuple[int, int]:

@@ -22,26 +22,11 @@ from jax.experimental.pallas import triton as plgpu
 
 from jaxdl.kernels.flash_attention import cpu
 from jaxdl.kernels.flash_attention.spec import EMPTY, FAR, HIDDEN, Extras, Spec, in_band, kept
+from jaxdl.kernels.flash_attention.tiles import Tile, tiles_of
 
 LOG2E = math.log2(math.e)
 
 
-@dataclass(frozen=True)
-class Tile:
-    """Queries and keys of a block, and how a program runs."""
-
-    r: int
-    c: int
-    warps: int
-    stages: int
-
-
-TILES = {
-    # by the head size, as padded; 64 rows at least, else products are not of the Hopper kind
-    "forward": {64: Tile(128, 64, 4, 3), 128: Tile(128, 128, 8, 2), 256: Tile(128, 64, 8, 1)},
-    "dq": {64: Tile(64, 64, 4, 2), 128: Tile(128, 64, 8, 2), 256: Tile(128, 32, 8, 1)},
-    "dkv": {64: Tile(64, 64, 4, 2), 128: Tile(64, 64, 8, 2), 256: Tile(64, 64, 8, 1)},
-}
 PRECISE = lax.DotAlgorithmPreset.TF32_TF32_F32_X3
 """How float32 is multiplied: as three products of tensor cores, about as exact as itself."""
 Arrays = dict[str, tuple[Array, tuple[int | None, ...], Callable]]
@@ -136,7 +121,7 @@ class Call:
         """The sizes for these arrays."""
         del extras
         (batch, time, heads, size), (keys, groups) = q.shape, k.shape[1:3]
-        tiles = TILES[kernel]
+        tiles = tiles_of(spec.device)[kernel]
         tile = tiles[min(n for n in tiles if n >= min(max(size, v.shape[-1]), max(tiles)))]
         if q.dtype == jnp.float32:
             # Twice as large in shared memory.

@@ -26,8 +26,9 @@ def forward(spec: Spec, q: Array, k: Array, v: Array, extras: Extras) -> tuple[A
 
     Shapes: q [B, T, H, K], k [B, S, G, K], v [B, S, G, V] -> [B, T, H, V], [B, H, T] f32.
     """
-    logits = _logits(spec, q, k, extras)
-    seen = _seen(spec, q, k, extras) & (logits > EMPTY)
+    logits = logits_of(spec, q, k, extras)
+    shown, seen = logits > EMPTY, seen_by(spec, q, k, extras)
+    seen = shown if seen is None else shown & seen
     logits = jnp.where(seen, logits, HIDDEN)
     most = logits.max(-1, keepdims=True)
     weights = jnp.where(seen, jnp.exp(logits - most), 0)
@@ -38,7 +39,7 @@ def forward(spec: Spec, q: Array, k: Array, v: Array, extras: Extras) -> tuple[A
     lse = jnp.where(some, most + jnp.log(jnp.where(some, total, 1)), -jnp.inf)
     if spec.dropout:
         weights = DropWeights(spec.dropout, extras.seeds)(weights)
-    y = jnp.einsum("bgnts,bsgv->btgnv", _grouped(weights, k), v.astype(weights.dtype))
+    y = jnp.einsum("bgnts,bsgv->btgnv", grouped(weights, k), v.astype(weights.dtype))
     return y.reshape(*q.shape[:3], v.shape[-1]).astype(q.dtype), lse[..., 0]
 
 
@@ -66,7 +67,7 @@ def backward(
     return (*jax.vjp(lambda q, k, v: run(q, k, v, bias), q, k, v)[1]((dy, dlse)), None)
 
 
-def _logits(spec: Spec, q: Array, k: Array, extras: Extras) -> Array:
+def logits_of(spec: Spec, q: Array, k: Array, extras: Extras) -> Array:
     """[B, H, T, S], in float32, or in float64 if the input is."""
     batch, time, heads, size = q.shape
     q = q.reshape(batch, time, k.shape[2], -1, size)
@@ -77,23 +78,20 @@ def _logits(spec: Spec, q: Array, k: Array, extras: Extras) -> Array:
     return logits if extras.bias is None else logits + extras.bias
 
 
-def _seen(spec: Spec, q: Array, k: Array, extras: Extras) -> Array:
-    """[1 or B, 1, T, S] bool."""
-    rows, columns = _positions(q, k)
+def seen_by(spec: Spec, q: Array, k: Array, extras: Extras) -> Array | None:
+    """Which keys positions and segments leave to the queries [1 or B, 1, T, S] bool; None: all."""
     offset = extras.offset if spec.offset is None else spec.offset
-    band = in_band(spec, rows + offset, columns)
-    seen = jnp.ones((1, 1, q.shape[1], k.shape[1]), bool)
-    if band is not None:
-        seen &= band[None, None]
-    if extras.q_segments is not None:
-        seen &= (extras.q_segments[:, :, None] == extras.kv_segments[:, None])[:, None]
-    return seen
+    rows, columns = jnp.arange(q.shape[1])[:, None], jnp.arange(k.shape[1])[None]
+    seen = in_band(spec, rows + offset, columns)
+    if seen is not None:
+        seen = seen[None, None]
+    if extras.q_segments is None:
+        return seen
+    same = (extras.q_segments[:, :, None] == extras.kv_segments[:, None])[:, None]
+    return same if seen is None else seen & same
 
 
-def _positions(q: Array, k: Array) -> tuple[Array, Array]:
-    return jnp.arange(q.shape[1])[:, None], jnp.arange(k.shape[1])[None]
-
-
-def _grouped(weights: Array, k: Array) -> Array:
+def grouped(weights: Array, k: Array) -> Array:
+    """[B, H, T, S] -> [B, G, N, T, S], by the heads of k."""
     batch, _, *rest = weights.shape
     return weights.reshape(batch, k.shape[2], -1, *rest)

@@ -26,7 +26,8 @@ class Spec:
     before to `right` after it; None is no bound.
 
     Logits are `cap(scale q k^T) + bias`, cap(x) = soft_cap tanh(x / soft_cap); a weight is dropped
-    with probability `dropout`. `offset` None is dynamic: `Extras.offset`.
+    with probability `dropout`. `offset` None is dynamic: `Extras.offset`. `device` is the kind of
+    device by which sizes of blocks are chosen.
     """
 
     scale: float
@@ -35,6 +36,7 @@ class Spec:
     soft_cap: float | None = None
     dropout: float = 0.0
     offset: int | None = 0
+    device: str = ""
 
     @property
     def banded(self) -> bool:

@@ -8,6 +8,7 @@ import pytest
 from jaxdl.core.records import read_records
 from jaxdl.train import evaluation_batches
 
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "experiments" / "vision" / "tutorial.md"
 

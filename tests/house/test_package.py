@@ -88,6 +88,12 @@ def test_the_wheel_holds_the_sets_of_versions_that_doctor_reads(unpacked):
     assert names and {p.name for p in unpacked.glob("jaxdl/constraints/*.txt")} == names
 
 
+def test_the_wheel_holds_the_template_of_reports(unpacked):
+    assert {p.name for p in unpacked.glob("jaxdl/report/page.*")} == {
+        *("page.css", "page.html", "page.py")
+    }
+
+
 @pytest.mark.row("C-001")
 def test_the_wheel_names_its_stack(unpacked):
     (metadata,) = unpacked.glob("jaxdl-*.dist-info/METADATA")

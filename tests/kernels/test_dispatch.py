@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import pytest
 
 from jaxdl.core.errors import InputError
-from jaxdl.kernels.dispatch import choices, dispatch, forced, strict
+from jaxdl.kernels.dispatch import dispatch, forced, recording, strict
 
 BY_NAME = {"cpu": lambda x: x + 1, "gpu": lambda x: x + 2, "reference": lambda x: x + 9}
 
@@ -34,16 +34,26 @@ def test_impl_forces_one_which_may_not_refuse():
         call(impl="gpv")
 
 
+def test_only_what_is_traced_inside_is_recorded_forced_or_not():
+    call(shape="x[before]")
+    with recording() as heard:
+        call(shape="x[inside]")
+        call(shape="x[inside]", impl="gpu")
+        with recording() as inner:
+            call(shape="x[inner]")
+    assert [(c.shape, c.took) for c in heard] == [("x[inside]", "cpu"), ("x[inside]", "gpu")]
+    assert [c.shape for c in inner] == ["x[inner]"]
+
+
 @pytest.mark.row("C-033")
 def test_a_refusal_falls_back_logged_once_and_recorded(caplog):
-    with caplog.at_level(logging.WARNING, logger="jaxdl"):
+    with caplog.at_level(logging.WARNING, logger="jaxdl"), recording() as heard:
         for shape in ("x[3]", "x[3]", "x[5]"):
             assert jax.jit(lambda x, s=shape: call(x, s, {"cpu": "it is odd"}))(0) == 9
     assert [r.getMessage() for r in caplog.records] == [
         f"add on cpu: {shape} runs by reference, because it is odd" for shape in ("x[3]", "x[5]")
     ]
-    mine = [c for c in choices() if c.kernel == "add" and c.refused]
-    assert [(c.platform, c.shape, c.took, c.refused) for c in mine] == [
+    assert [(c.platform, c.shape, c.took, c.refused) for c in heard] == [
         ("cpu", shape, "reference", "it is odd") for shape in ("x[3]", "x[5]")
     ]
 

@@ -18,9 +18,11 @@ from jaxdl.kernels.flash_attention import (
     DropWeights,
     bench,
     cpu,
+    few,
     flash_attention,
     gpu,
     seeds_of,
+    tiles,
     tpu,
     tpu_blocks,
 )
@@ -35,7 +37,8 @@ LENGTHS = st.tuples(st.integers(1, 90), st.integers(1, 90))
 @pytest.fixture(autouse=True)
 def several_small_blocks(monkeypatch):
     # The patch does not reach jit's cache of traces.
-    for name, size in {"SMALL": 0, "ROWS": 32, "COLUMNS": 24, "BANDED": 16}.items():
+    monkeypatch.setattr(few, "MOST", 0)
+    for name, size in {"ROWS": 32, "COLUMNS": 24, "BANDED": 16}.items():
         monkeypatch.setattr(cpu, name, size)
 
 
@@ -124,6 +127,12 @@ def test_blocks_are_the_reference_in_float64(case):
     check(**({"lengths": (37, 53)} | CASES[case]))
 
 
+@pytest.mark.parametrize("case", CASES)
+def test_few_weights_are_kept_and_are_the_reference_in_float64(case, monkeypatch):
+    monkeypatch.undo()
+    check(**({"lengths": (37, 53)} | CASES[case]))
+
+
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_half_precision_is_summed_in_float32(dtype):
     check(lengths=(70, 70), causal=True, dtype=dtype, heads=(4, 2), dropout=0.2)
@@ -194,6 +203,45 @@ def test_gradients_are_those_of_finite_differences():
         tuple(given.values()),
         **{"order": 1, "modes": ["rev"], "atol": 1e-2, "rtol": 1e-2},
     )
+
+
+def plain(q, k, v, bias):
+    """Attention of a head of keys for all, by nothing of ours."""
+    logits = jnp.einsum("bthk,bsk->bhts", q, k[:, :, 0]) * q.shape[-1] ** -0.5
+    seen = jnp.tri(q.shape[1], k.shape[1], k.shape[1] - q.shape[1], dtype=bool)
+    logits = jnp.where(seen[None, None], 1.5 * jnp.tanh(logits / 1.5) + bias, -1e30)
+    return jnp.einsum("bhts,bsv->bthv", jax.nn.softmax(logits), v[:, :, 0])
+
+
+def twice(attention, args):
+    """Gradients of something nonlinear in the gradients, which both have several terms."""
+
+    def first(*args):
+        loss = lambda *args: (attention(*args) ** 2).sum()  # noqa: E731
+        return sum(jnp.sin(g).sum() for g in jax.grad(loss, range(4))(*args))
+
+    return jax.jit(jax.grad(first, range(4)))(*args)
+
+
+@pytest.mark.row("C-030")
+@pytest.mark.parametrize("most", [0, 2**19])
+def test_gradients_of_gradients_are_those_of_a_plain_formula(most, monkeypatch):
+    monkeypatch.setattr(few, "MOST", most)
+    given, _ = arrays((9, 12), heads=(2, 1), sizes=(4, 3), bias=(True, True, True))
+    args = [jnp.nan_to_num(x, neginf=-1.0) for x in (given[n] for n in ("q", "k", "v", "bias"))]
+    static = {"causal": True, "soft_cap": 1.5, "impl": "cpu"}
+    found = twice(lambda q, k, v, bias: flash_attention(q, k, v, bias=bias, **static), args)
+    with jax.enable_x64(True):
+        right = twice(plain, [np.asarray(x, "float64") for x in args])
+    for x, y in zip(found, right, strict=True):
+        np.testing.assert_allclose(x, y, atol=2e-5 * np.abs(y).max(), rtol=1e-4)
+
+
+def test_forward_mode_is_refused_by_name():
+    given, _ = arrays((5, 5))
+    args = tuple(given.values())
+    with pytest.raises(TypeError, match="forward-mode"):
+        jax.jvp(flash_attention, args, args)
 
 
 @pytest.mark.row("C-030")
@@ -304,8 +352,8 @@ def test_memory_on_a_cpu_is_at_most_a_fifth_of_the_naive(monkeypatch):
 def check_on_gpu(case, monkeypatch):
     monkeypatch.setattr(gpu.pl, "pallas_call", partial(gpu.pl.pallas_call, interpret=True))
     monkeypatch.setattr(gpu, "PRECISE", jax.lax.Precision.HIGHEST)
-    small = gpu.Tile(64, 32, 4, 1)
-    monkeypatch.setattr(gpu, "TILES", {kernel: {64: small} for kernel in gpu.TILES})
+    small = {kernel: {64: tiles.Tile(64, 32, 4, 1)} for kernel in tiles.SMALL}
+    monkeypatch.setattr(gpu, "tiles_of", lambda device: small)
     check("gpu", **({"lengths": (70, 53)} | CASES[case]))
 
 
@@ -337,6 +385,26 @@ def test_mosaic_kernels_are_the_reference_in_interpret_mode(monkeypatch):
 def test_every_mosaic_feature_is_the_reference_in_interpret_mode(case, monkeypatch):
     lengths = (280, 150) if "nothing" in case else (150, 280)
     check_on_tpu(case, monkeypatch, lengths=lengths)
+
+
+@pytest.mark.parametrize(
+    ("device", "limit"),
+    [
+        ("NVIDIA H100 80GB HBM3", 227),
+        ("NVIDIA H200", 227),
+        ("NVIDIA A100-SXM4-40GB", 163),
+        ("NVIDIA A10G", 99),
+        ("NVIDIA L4", 99),
+        ("NVIDIA GeForce RTX 4090", 99),
+        ("a kind that nobody knows", 99),
+    ],
+)
+def test_blocks_fit_the_shared_memory_of_the_gpu(device, limit):
+    for kernel, by_size in tiles.tiles_of(device).items():
+        for size, tile in by_size.items():
+            assert tiles.shared_bytes(kernel, tile, size, itemsize=2) <= limit * 2**10
+    whole = tiles.LARGE["forward"][128]
+    assert (tiles.tiles_of(device)["forward"][128] == whole) == (limit == 227)
 
 
 @pytest.mark.row("C-033")
@@ -397,6 +465,7 @@ def test_half_precision_spills_no_register_on_an_absent_h200(size, tmp_path):
 def compiled_for(topology, size, length, dtype, options=None):
     given, static = arrays((1, 1), (2, 2), (size, size), dtype, 1, causal=True)
     place = SingleDeviceSharding(devices(topology)[0])
+    static |= {"device": devices(topology)[0].device_kind}
     given = {
         name: jax.ShapeDtypeStruct((1, length, *x.shape[2:]), dtype, sharding=place)
         for name, x in given.items()

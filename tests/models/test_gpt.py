@@ -9,6 +9,7 @@ from jaxdl.core import tree
 from jaxdl.core.errors import InputError
 from jaxdl.metrics import compute
 from jaxdl.models.gpt import GPT
+from jaxdl.nn import Rotary, sinusoidal
 from jaxdl.parallel import unbox
 from jaxdl.tasks import LanguageModel
 from jaxdl.tasks.generate import generate
@@ -76,3 +77,34 @@ def test_each_mixture_adds_its_loss_for_each_token(remat):
     assert 0 <= found["dropped"] < 0.5
     more = 0.5 * found["balance_loss"] + 0.25 * found["router_z_loss"]
     assert (total - plain) / TOKENS[:, 1:].size == pytest.approx(2 * more, rel=1e-4)
+
+
+POSITIONS = {
+    "sinusoidal": {"positions": sinusoidal},
+    "rotary": {"positions": None, "rotary": Rotary()},
+    "none": {"positions": None},
+}
+
+
+@pytest.mark.row("L-050")
+@pytest.mark.parametrize("how", POSITIONS.values(), ids=POSITIONS)
+def test_positions_without_a_table_generate_what_they_are_trained_to(how):
+    model = replace(PLAIN, **how)
+    params = made(model)
+    assert tree.size(made(PLAIN)) - tree.size(params) == PLAIN.seq * PLAIN.width
+    tokens = generate(model, params, TOKENS[:, :3], 5, KEY, temperature=0.0)
+    both = jnp.concatenate([TOKENS[:, :3], tokens], axis=1)
+    expected = model.apply({"params": params}, both[:, :-1]).argmax(-1)
+    np.testing.assert_array_equal(tokens, expected[:, 2:])
+
+
+def test_only_a_gpt_without_positions_reads_its_past_in_any_order():
+    swapped = TOKENS[:, jnp.array([1, 0, *range(2, 8)])]
+    for how in ({}, *POSITIONS.values()):
+        # In one layer: deeper ones see in each token how many came before it.
+        model = replace(PLAIN, depth=1, **how)
+        params = jax.tree.map(lambda p: 8 * p, made(model))
+        read = jax.jit(lambda tokens, m=model, p=params: m.apply({"params": p}, tokens)[:, -1])
+        here, there = read(TOKENS[:, :8]), read(swapped)
+        same = bool(jnp.abs(here - there).max() < 1e-4)
+        assert same == (how == POSITIONS["none"]), how

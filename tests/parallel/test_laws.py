@@ -9,6 +9,7 @@ import pytest
 
 from jaxdl.core.errors import InputError
 from jaxdl.core.loading import load_file
+from jaxdl.nn import Rotary
 from jaxdl.train import build
 
 laws = load_file(__file__.replace("test_laws", "laws"))
@@ -66,6 +67,7 @@ def check_same(found, expected):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_loss_without_logits_is_that_of_one_device_with_them():
     exp = laws.EXPERIMENTS["gpt"]
     mesh = {"data": 2, "fsdp": 2, "model": 2}
@@ -73,9 +75,28 @@ def test_a_loss_without_logits_is_that_of_one_device_with_them():
     check_same(laws.updated(exp, 1), alone("gpt"))
 
 
+def test_a_program_tells_by_what_its_kernels_run():
+    exp = laws.EXPERIMENTS["gpt"]
+    program = build(replace(exp, task=replace(exp.task, fused=True)), laws.ONE)
+    took = {kernel.kernel: kernel.took for kernel in program.kernels}
+    assert took["linear_cross_entropy"] == "chunked"
+    assert took["flash_attention backward"] == "cpu" and took["layer_norm"] == "reference"
+    assert not any("linear" in kernel.kernel for kernel in build(exp, laws.ONE).kernels)
+
+
 @pytest.mark.parametrize(("name", "mesh"), PAIRS, ids=told)
 def test_an_update_is_that_of_one_device(name, mesh):
     check_update(name, mesh)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "mesh", [{"data": 2, "seq": 2, "model": 2}, {"pipe": 2, "fsdp": 4}], ids=told
+)
+def test_turned_queries_and_keys_are_those_of_one_device(mesh):
+    turning = replace(laws.GPT_2, positions=None, rotary=Rotary())
+    exp = replace(laws.EXPERIMENTS["gpt"], model=turning)
+    check_same(laws.updated(replace(exp, mesh=mesh), 1), laws.updated(exp, 1, laws.ONE))
 
 
 @pytest.mark.slow

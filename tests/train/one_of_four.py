@@ -10,7 +10,7 @@ from jaxdl.parallel.processes import joined
 
 if __name__ == "__main__":
     folder, coordinator, index = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
-    with joined(Member(coordinator, index, 4), {}):
+    with joined(lambda: Member(coordinator, index, 4), {}):
         rows = load_file(__file__.replace("one_of_four", "test_deterministic"))
         found = rows.found_in(folder, [{"data": 2, "fsdp": 4}] * 2)
         if is_first():

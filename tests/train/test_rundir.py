@@ -2,7 +2,6 @@
 
 import json
 import struct
-import subprocess
 
 import jax
 import numpy as np
@@ -17,7 +16,7 @@ from jaxdl.core.loading import load_file
 from jaxdl.core.records import read_passport, read_records, read_result
 from jaxdl.train import Evaluate, Histograms, Log, Save, fit, rundir
 from jaxdl.train.board import Board
-from jaxdl.train.passport import _revision, issue
+from jaxdl.train.passport import issue
 
 small = load_file(__file__.replace("test_rundir", "small"))
 pytestmark = pytest.mark.usefixtures("shared_programs")
@@ -140,21 +139,10 @@ def test_the_passport_tells_what_was_run(whole, exp):
     assert load(passport.experiment) == exp and passport.source == "here"
     assert passport.seed == exp.seed and passport.versions["jax"] == jax.__version__
     assert set(passport.data) == {"train", "valid", "test"} and passport.devices["count"] == 1
-    assert "XLA_FLAGS" in passport.flags and set(passport.code) == {"jaxdl", "here", "file"}
+    assert "XLA_FLAGS" in passport.flags and set(passport.code) == {
+        *("jaxdl", "here", "file", "files")
+    }
     assert passport.sittings == ()
-
-
-def test_code_is_known_by_revision_and_by_what_is_not_committed(tmp_path):
-    git = ["git", "-c", "user.name=x", "-c", "user.email=x@y", "-C", str(tmp_path)]
-    assert _revision(tmp_path) is None
-    subprocess.run([*git, "init", "-q"], check=True)
-    subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", "x"], check=True)
-    clean = _revision(tmp_path)
-    assert len(clean["revision"]) == 40 and clean["diff"] is None
-    (tmp_path / "exp.py").write_text("a = 1")
-    first = _revision(tmp_path)["diff"]
-    (tmp_path / "exp.py").write_text("a = 2")
-    assert None not in (first, _revision(tmp_path)["diff"]) and first != _revision(tmp_path)["diff"]
 
 
 def test_the_result_is_plain_json(whole):

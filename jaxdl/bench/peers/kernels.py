@@ -13,11 +13,12 @@ from jax import Array
 from jaxdl.bench import kernels
 from jaxdl.bench.kernels import Attention, LayerNorm, LinearCrossEntropy
 from jaxdl.kernels.flash_attention import flash_attention
+from jaxdl.kernels.flash_attention.bench import chunked, naive
 from jaxdl.kernels.layer_norm import layer_norm
 from jaxdl.kernels.linear_cross_entropy import linear_cross_entropy
 
 CHUNK = 256
-"""Queries, or rows of logits, at a time in what is `chunked` by hand."""
+"""Rows of logits at a time in what is `chunked` by hand."""
 
 
 def run(peer: str, op: str, **shape: Any) -> tuple[Callable[[int], None], dict[str, Any]]:
@@ -49,22 +50,12 @@ def _own_attention(work: Attention, q: Array, k: Array, v: Array) -> Array:
     return flash_attention(q, k, v, causal=work.causal)
 
 
-def _naive_attention(work: Attention, q: Array, k: Array, v: Array, first: Any = 0) -> Array:
-    logits = jnp.einsum("bthk,bshk->bhts", q, k) * work.size**-0.5
-    if work.causal:
-        rows = first + jnp.arange(q.shape[1])[:, None]
-        logits = jnp.where((rows >= jnp.arange(k.shape[1])[None])[None, None], logits, -1e30)
-    return jnp.einsum("bhts,bshk->bthk", jax.nn.softmax(logits), v)
+def _naive_attention(work: Attention, q: Array, k: Array, v: Array) -> Array:
+    return naive(q, k, v, work.causal)
 
 
 def _chunked_attention(work: Attention, q: Array, k: Array, v: Array) -> Array:
-    @jax.checkpoint
-    def part(i):
-        rows = jax.lax.dynamic_slice_in_dim(q, i * CHUNK, CHUNK, 1)
-        return _naive_attention(work, rows, k, v, i * CHUNK)
-
-    parts = jax.lax.map(part, jnp.arange(work.time // CHUNK))
-    return jnp.moveaxis(parts, 0, 1).reshape(q.shape)
+    return chunked(q, k, v, work.causal)
 
 
 def _xla_attention(work: Attention, q: Array, k: Array, v: Array) -> Array:

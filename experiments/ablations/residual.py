@@ -1,0 +1,39 @@
+"""Do residual connections help, and does it depend on depth?
+
+Data:   scikit-learn's 8x8 digits; 1,197 to train, 240 to validate, 360 to test.
+Source: He et al. 2015, arXiv:1512.03385, figure 1 and table 2: a plain network gets worse with
+        depth, in training too, and a residual one does not.
+Run:    jaxdl ablate experiments/ablations/residual.py
+Expect: not yet run with several seeds; `plain` should be clearly worse than the base, and
+        `shallow_plain` than `shallow` by less. One seed at 50 layers: test accuracy 0.986 for the
+        base, 0.194 for `plain`, whose training loss stays at 2.0. A deep run should take 30 to 40 s
+        of CPU time, start to end, much of it to compile.
+"""
+
+from jaxdl.core import Experiment
+from jaxdl.data import Crop, Digits, Scale
+from jaxdl.models.resnet import ResNet
+from jaxdl.optim import SGD, Cosine
+from jaxdl.tasks import Classification
+from jaxdl.train import Evaluate, Log, Save
+
+SHALLOW, DEEP = (3, 3), (8, 8)  # 14 and 34 layers: two a block, the stem and the head
+
+
+def base() -> Experiment:
+    """A residual network of 34 layers, 8 and 16 wide."""
+    return Experiment(
+        model=ResNet(stages=DEEP, width=8, classes=10),
+        task=Classification(),
+        data=Digits(batch=64, eval_batch=120, train_transform=(Scale(0, 16), Crop(1))),
+        optim=SGD(peak_lr=0.05, decay=1e-3, schedule=Cosine(warmup=20)),
+        steps=300,
+        hooks=(Log(every=20), Evaluate(every=100), Save(every=300)),
+    )
+
+
+ABLATIONS = {
+    "plain": {"model.skip": False},
+    "shallow": {"model.stages": SHALLOW},
+    "shallow_plain": {"model.stages": SHALLOW, "model.skip": False},
+}

@@ -1,0 +1,141 @@
+"""The tables of kernels/README.md, made of the result files in kernels/results.
+
+Run:    python -m jaxdl.bench.tables            # writes them between the README's markers
+        jaxdl bench kernels --peers --json > kernels/results/cpu.jsonl
+        python -m jaxdl.bench.kernels_gpu kernels/results/gpu.jsonl
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jaxdl import kernels
+from jaxdl.core.errors import InputError
+
+HERE = Path(kernels.__file__).parent
+START, END = "<!-- results -->", "<!-- end of results -->"
+Record = Mapping[str, Any]
+
+
+def written(readme: str, results: Path) -> str:
+    """`readme` with the tables of all files in `results` between its markers.
+
+    Raises:
+        InputError: the markers are missing.
+    """
+    before, found, rest = readme.partition(START)
+    _, ended, after = rest.partition(END)
+    if not (found and ended):
+        raise InputError(f"the README has no lines {START} and {END} for the tables.")
+    return f"{before}{START}\n\n{tables(results)}\n\n{END}{after}"
+
+
+def tables(results: Path) -> str:
+    """Markdown of the tables, and what was not measured."""
+    parts = [
+        part
+        for name, table in (("cpu", _cpu), ("gpu", _gpu))
+        for part in table(_read(results / f"{name}.jsonl"))
+    ]
+    return "\n\n".join(parts)
+
+
+def _read(path: Path) -> list[Record]:
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def _cpu(records: Sequence[Record]) -> Iterator[str]:
+    """Processor time by workload and peer."""
+    times = [record for record in records if record.get("bench") == "kernels"]
+    if not times:
+        yield "**Not measured: any time on a CPU.**"
+        return
+    loads = [record["load"] for record in times]
+    yield (
+        f"On a CPU ({_where(times[0])}; load average {min(loads):.0f} to {max(loads):.0f} on "
+        f"{times[0]['cores']} cores): milliseconds of processor time, medians of "
+        f"{min(r.get('rounds', 0) for r in times if 'ms' in r)} turns or more, and megabytes of "
+        "temporary memory."
+    )
+    peers = list(dict.fromkeys(record["peer"] for record in times))
+    rows = {name: {} for name in dict.fromkeys(record["workload"] for record in times)}
+    for record in times:
+        rows[record["workload"]][record["peer"]] = _cell(record)
+    yield _table(("", *peers), ([n, *(row.get(p, "") for p in peers)] for n, row in rows.items()))
+    if max(loads) > 1:
+        yield "**Not measured: wall time, since the cores were not idle.**"
+
+
+def _cell(record: Record) -> str:
+    if "cpu_ms" not in record:
+        return "failed" if "error" in record else "not installed"
+    memory = record.get("temp_mb")
+    return f"{record['cpu_ms']:,.0f}" + (f", {memory:,.0f} MB" if memory is not None else "")
+
+
+def _gpu(records: Sequence[Record]) -> Iterator[str]:
+    """Milliseconds by workload and peer, after what parity found."""
+    kinds = {
+        kind: [r for r in records if r["kind"] == kind]
+        for kind in ("machine", "parity", "ceilings", "times", "left out")
+    }
+    if not kinds["times"]:
+        yield (
+            "**Not measured: parity and every time on a GPU, since none was at hand;** "
+            "`python -m jaxdl.bench.kernels_gpu kernels/results/gpu.jsonl` does it on one."
+        )
+        return
+    (machine,), fine = kinds["machine"], [record["fine"] for record in kinds["parity"]]
+    limits = kinds["ceilings"][0]
+    yield (
+        f"On a GPU ({machine['device']}; {_where(machine)}): {sum(fine)} of {len(fine)} cases of "
+        f"parity; a bf16 product of 8192^3 reaches {limits['matmul_tflops']:.0f} TFLOP/s, a copy "
+        f"{limits['copy_gb_per_s']:.0f} GB/s. Milliseconds, medians of turns."
+    )
+    peers = list(dict.fromkeys(peer for record in kinds["times"] for peer in record["ms"]))
+    yield _table(
+        ("", *peers),
+        (
+            [_shape(r), *(f"{r['ms'][p]:.3f}" if p in r["ms"] else "" for p in peers)]
+            for r in kinds["times"]
+        ),
+    )
+    if kinds["left out"]:
+        yield "**Not measured, for time:** " + "; ".join(map(_shape, kinds["left out"])) + "."
+
+
+def _shape(record: Record) -> str:
+    sizes = ("time", "size", "rows", "width", "vocab")
+    told = [f"{name} {record[name]}" for name in sizes if name in record]
+    told += ["causal"] * bool(record.get("causal")) + ["backward"] * bool(record.get("gradient"))
+    return " ".join([record["op"], *told])
+
+
+def _where(record: Record) -> str:
+    shown = ("jax", "jaxlib", "torch", "tokamax")
+    versions = [f"{n} {v}" for n, v in record["versions"].items() if n in shown]
+    return ", ".join([record["cpu"], record["date"][:10], *versions])
+
+
+def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [heads, ["---"] * len(heads), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def main() -> int:
+    """Writes the README; with --check says by the exit code whether it was as it should be."""
+    readme = HERE / "README.md"
+    old = readme.read_text()
+    new = written(old, HERE / "results")
+    if "--check" not in sys.argv:
+        readme.write_text(new)
+        return 0
+    return int(old != new)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,64 @@
+"""The tables of the kernels' README are what its result files say."""
+
+import json
+
+import pytest
+
+from jaxdl.bench import tables
+from jaxdl.core.errors import InputError
+
+PLACE = {
+    "cpu": "A CPU",
+    "cores": 2,
+    "load": 7.4,
+    "date": "2026-11-25T17:00:00+00:00",
+    "versions": {"jax": "0.10.2", "numpy": "2"},
+}
+
+
+def write(path, records):
+    path.write_text("\n".join(map(json.dumps, records)))
+
+
+def test_the_readme_holds_the_tables_of_the_result_files():
+    old = (tables.HERE / "README.md").read_text()
+    message = "run `python -m jaxdl.bench.tables`"
+    assert tables.written(old, tables.HERE / "results") == old, message
+
+
+def test_nothing_measured_is_said_and_missing_markers_are_named(tmp_path):
+    told = tables.tables(tmp_path)
+    assert "Not measured: any time on a CPU" in told and "every time on a GPU" in told
+    with pytest.raises(InputError, match="no lines <!-- results -->"):
+        tables.written("no marker", tmp_path)
+
+
+def test_a_time_stands_beside_its_peers_with_machine_load_and_date(tmp_path):
+    one = {"bench": "kernels", "workload": "attention-1k", "rounds": 5, "ms": 1.0, **PLACE}
+    records = [
+        one | {"peer": "jaxdl", "cpu_ms": 1234.4, "temp_mb": 20.6},
+        one | {"peer": "naive", "cpu_ms": 99.6, "temp_mb": None, "load": 9},
+        {**PLACE, "bench": "kernels", "workload": "attention-1k", "peer": "torch", "missing": "?"},
+    ]
+    write(tmp_path / "cpu.jsonl", records)
+    told = tables.tables(tmp_path)
+    assert "A CPU, 2026-11-25, jax 0.10.2; load average 7 to 9 on 2 cores" in told
+    assert "| attention-1k | 1,234, 21 MB | 100 | not installed |" in told
+    assert "Not measured: wall time" in told
+
+
+def test_a_gpu_tells_parity_and_ceilings_first(tmp_path):
+    times = {"kind": "times", "op": "layer_norm", "rows": 8, "width": 4, "gradient": True}
+    records = [
+        {"kind": "machine", "device": "NVIDIA H200", **PLACE},
+        {"kind": "parity", "fine": True},
+        {"kind": "parity", "fine": False},
+        {"kind": "ceilings", "matmul_tflops": 700.0, "copy_gb_per_s": 4000.0},
+        times | {"ms": {"jaxdl": 0.5, "naive": 1.0}},
+        {"kind": "left out", "op": "attention", "time": 2048, "size": 64, "causal": True},
+    ]
+    write(tmp_path / "gpu.jsonl", records)
+    told = tables.tables(tmp_path)
+    assert "NVIDIA H200" in told and "1 of 2 cases of parity" in told and "700 TFLOP/s" in told
+    assert "| layer_norm rows 8 width 4 backward | 0.500 | 1.000 |" in told
+    assert "Not measured, for time:** attention time 2048 size 64 causal." in told

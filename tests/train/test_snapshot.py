@@ -1,0 +1,116 @@
+"""The code that runs is taken down so that it can be told apart and put back."""
+
+import os
+import subprocess
+
+import pytest
+
+from jaxdl.core.loading import load_file
+from jaxdl.core.records import read_code
+from jaxdl.train import snapshot, surroundings
+
+GIT = ("git", "-c", "user.name=x", "-c", "user.email=x@y")
+
+
+def git(place, *args, **kwargs):
+    return subprocess.run([*GIT, *args], cwd=place, check=True, capture_output=True, **kwargs)
+
+
+@pytest.fixture
+def repository(tmp_path, monkeypatch):
+    """An experiment under git, committed."""
+    place = tmp_path / "repository"
+    place.mkdir()
+    monkeypatch.chdir(place)
+    git(place, "init", "-q")
+    (place / "exp.py").write_text("RATE = 1\n")
+    (place / "notes.md").write_text("nothing\n")
+    git(place, "add", ".")
+    git(place, "commit", "-q", "-m", "x")
+    return place
+
+
+def test_code_is_known_by_revision_and_by_what_is_not_committed(repository):
+    clean = snapshot.take("exp.py").told["here"]
+    assert len(clean["revision"]) == 40 and clean["diff"] is None
+    (repository / "notes.md").write_text("something\n")
+    assert snapshot.take("exp.py").told["here"] == clean
+    (repository / "new.py").write_text("a = 1")
+    first = snapshot.take("exp.py").told["here"]["diff"]
+    (repository / "new.py").write_text("a = 2")
+    second = snapshot.take("exp.py").told["here"]["diff"]
+    assert len({None, first, second}) == 3
+
+
+def test_the_patch_makes_a_clean_checkout_the_code_that_ran(repository, tmp_path):
+    (repository / "exp.py").write_text("RATE = 2\n# no newline at the end")
+    (repository / "a new one.py").write_bytes(b"x = '\xc3\xa9'\r\n\ny = 1\n")
+    (repository / "empty.py").write_text("")
+    taken = snapshot.take("exp.py:variant steps=3")
+    taken.keep(tmp_path, 0)
+    git(tmp_path, "clone", "-q", repository, "clean")
+    git(tmp_path / "clean", "apply", tmp_path / "code.patch")
+    for name in ("exp.py", "a new one.py", "empty.py"):
+        assert (tmp_path / "clean" / name).read_bytes() == (repository / name).read_bytes()
+    code = read_code(tmp_path)
+    inside = {name for name in code.files["here"] if not name.startswith("/")}
+    assert inside == {"exp.py", "a new one.py", "empty.py"}  # and this test itself
+    assert "jaxdl/core/records.py" in code.files["jaxdl"]
+    assert any(name.startswith(("kernels/", "jaxdl/kernels/")) for name in code.files["jaxdl"])
+    assert {"jax", "optax", "flax"} <= set(code.packages)
+
+
+def test_without_a_repository_the_patch_holds_all_of_the_experiments_code(tmp_path, monkeypatch):
+    folder, monkey = tmp_path / "plain", monkeypatch
+    folder.mkdir()
+    (folder / "exp.py").write_text("import helper_of_plain\n")
+    (folder / "helper_of_plain.py").write_text("A = 1\n")
+    monkey.syspath_prepend(str(folder))
+    monkey.chdir(tmp_path)
+    load_file("plain/exp.py")
+    taken = snapshot.take("plain/exp.py")
+    assert taken.told["here"] is None and len(taken.told["file"]) == 16
+    taken.keep(tmp_path, 0)
+    (tmp_path / "put_back").mkdir()
+    env = os.environ | {"GIT_CEILING_DIRECTORIES": str(tmp_path)}
+    git(tmp_path / "put_back", "apply", tmp_path / "code.patch", env=env)
+    assert (tmp_path / "put_back" / "helper_of_plain.py").read_text() == "A = 1\n"
+
+
+def test_a_later_sitting_keeps_its_own_code_only_where_it_is_another(repository, tmp_path):
+    snapshot.take("exp.py").keep(tmp_path, 0)
+    snapshot.take("exp.py").keep(tmp_path, 10)
+    assert {p.name for p in tmp_path.glob("code*")} == {"code.json"}
+    (repository / "exp.py").write_text("RATE = 2\n")
+    snapshot.take("exp.py").keep(tmp_path, 20)
+    assert {p.name for p in tmp_path.glob("code*")} == {
+        *("code.json", "code-20.json", "code-20.patch"),
+    }
+
+
+def test_the_environment_that_matters_is_kept_and_secrets_are_not(tmp_path, monkeypatch):
+    (tmp_path / "exp.py").write_text("import os\nA = os.environ['MY_SCALE'] + os.getenv('OTHER')\n")
+    given = {"XLA_FLAGS": "--a", "MY_SCALE": "2", "OTHER": "x", "UNREAD": "y"}
+    hidden = {
+        "JAXDL_TOKEN": "secret",
+        "NVIDIA_API_KEY": "secret",
+        "TF_URL": "http://me:secret@host",
+    }
+    for name, value in (given | hidden).items():
+        monkeypatch.setenv(name, value)
+    found = surroundings.environment([tmp_path / "exp.py"])
+    assert {k: found.get(k) for k in given} == given | {"UNREAD": None}
+    assert "secret" not in str(found)
+    assert found["jax_enable_x64"] == "False"
+
+
+def test_versions_are_those_that_python_imports(tmp_path, monkeypatch):
+    import jax
+    import orbax.checkpoint
+
+    (tmp_path / "optax-9.9.dist-info").mkdir()
+    before = surroundings.versions()
+    assert before["jax"] == jax.__version__
+    assert before["orbax-checkpoint"] == orbax.checkpoint.__version__
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert surroundings.versions() == before | {"optax": "9.9"}
