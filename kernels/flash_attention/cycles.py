@@ -38,6 +38,7 @@ SIZES = {
     (8192, "backward"): [(1024, 1024, 512), (1024, 1024, 1024)],
 }
 """Splash's blocks of queries, of keys, and of keys at a time; a pair is for two kernels."""
+MODULE = "jaxdl.kernels.flash_attention.cycles"
 AS_IS = 2048, "forward"
 """Where splash is also estimated as it is."""
 CYCLES = re.compile(r"estimated_cycles: (\d+)\s+num_equivalent_hlos: (\d+)")
@@ -53,15 +54,13 @@ def main() -> None:
     if given.one:
         print(json.dumps(_cycles(*json.loads(given.one))))
         return
-    rows = []
-    for row in _rows(given.only):
-        print(json.dumps(row), flush=True)
-        rows.append(row)
+    for record in _records(given.only):
+        print(json.dumps(record), flush=True)
         if given.write:
-            _write(given.write, rows)
+            add(given.write, record)
 
 
-def _rows(only: str) -> Iterator[dict[str, Any]]:
+def _records(only: str) -> Iterator[dict[str, Any]]:
     for target in TARGETS:
         for (length, direction), sizes in SIZES.items():
             if not f"{target},{length},{direction}".startswith(only):
@@ -70,27 +69,33 @@ def _rows(only: str) -> Iterator[dict[str, Any]]:
             if (length, direction) == AS_IS:
                 programs.append(("splash, as is", sizes[0]))
             for impl, blocks in programs:
-                yield {
-                    "op": "flash_attention",
-                    "case": f"causal, T {length}, {HEADS} heads of {SIZE}, bfloat16",
-                    **{"target": target, "impl": impl, "direction": direction},
-                    "blocks": list(blocks) if blocks else None,
-                    "cycles": _in_child((target, length, direction, impl, blocks)),
-                }
+                yield record(target, length, direction, impl, blocks)
 
 
-def _write(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Adds `rows` to a file of results, in place of those of the same programs."""
-    head = {
-        "hardware": "none: static cycles of programs compiled for absent TPUs",
+def record(target: str, length: int, direction: str, impl: str, blocks: Any) -> dict[str, Any]:
+    """What is known of one program; None cycles where it fails."""
+    return {
+        "op": "flash_attention",
+        "case": f"causal, T {length}, {HEADS} heads of {SIZE}, bfloat16",
+        **{"target": target, "direction": direction, "impl": impl},
+        "blocks": list(blocks) if blocks else None,
+        "cycles": _in_child((target, length, direction, impl, blocks)),
+        "hardware": "none: compiled for an absent TPU",
         "versions": {name: version(name) for name in ("jax", "libtpu")},
         "date": datetime.date.today().isoformat(),
     }
-    before = json.loads(path.read_text())["results"] if path.exists() else []
-    kept = {json.dumps({**row, "cycles": None}): row for row in [*before, *rows]}
+
+
+def add(path: Path, record: dict[str, Any]) -> None:
+    """Appends to a file of results, in place of what it says of the same program."""
+    lines = path.read_text().splitlines() if path.exists() else []
+    others = [line for line in lines if _program(json.loads(line)) != _program(record)]
     path.parent.mkdir(exist_ok=True)
-    results = sorted(kept.values(), key=lambda row: json.dumps({**row, "cycles": None}))
-    path.write_text(json.dumps({"head": head, "results": results}, indent=1) + "\n")
+    path.write_text("\n".join([*others, json.dumps(record)]) + "\n")
+
+
+def _program(record: dict[str, Any]) -> tuple:
+    return tuple(str(record[name]) for name in ("case", "target", "direction", "impl", "blocks"))
 
 
 def _in_child(given: tuple) -> int | None:
@@ -102,7 +107,7 @@ def _in_child(given: tuple) -> int | None:
             "TPU_ACCELERATOR_TYPE": "v5litepod-4",
             "LIBTPU_INIT_ARGS": f"--xla_jf_dump_static_llo_profile_to={folder}",
         }
-        command = [sys.executable, "-m", __spec__.name, "--one", json.dumps([folder, *given])]
+        command = [sys.executable, "-m", MODULE, "--one", json.dumps([folder, *given])]
         done = subprocess.run(command, env=os.environ | alone, capture_output=True, text=True)
     if done.returncode:
         print(done.stderr[-2000:], file=sys.stderr)

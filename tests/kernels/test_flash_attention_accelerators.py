@@ -137,9 +137,10 @@ def test_it_compiles_for_absent_tpus_in_memory_linear_in_the_length(topology, si
     compiled = compiled_for(topology, size, length, dtype)
     parts = -(-length * max(size, 128) // tpu.LONGEST)
     assert compiled.as_text().count('custom_call_target="tpu_custom_call"') == 1 + parts
-    # A few copies of what comes in and goes out; all logits would be 4 GiB at 32k.
+    # Copies of what comes in and goes out, in float32 what is summed up over parts; all logits
+    # would be 4 GiB at 32k.
     inputs = 2 * length * size * jnp.dtype(dtype).itemsize
-    assert compiled.memory_analysis().temp_size_in_bytes <= 8 * inputs
+    assert compiled.memory_analysis().temp_size_in_bytes <= 16 * inputs
 
 
 @pytest.mark.slow
