@@ -280,11 +280,10 @@ class At:
 
     def positions(self, block: Any) -> tuple[Array, Array]:
         """Of queries and keys, [here, there]."""
-        here, there = self.call.here.size, self.call.there.size
-        starts = self.i * here, block * there
-        both = (lax.broadcasted_iota(jnp.int32, (here, there), d) + starts[d] for d in (0, 1))
-        a, b = both
-        return (b, a) if self.call.by_keys else (a, b)
+        shape = self.call.here.size, self.call.there.size
+        here = self.i * shape[0] + lax.broadcasted_iota(jnp.int32, shape, 0)
+        there = block * shape[1] + lax.broadcasted_iota(jnp.int32, shape, 1)
+        return (there, here) if self.call.by_keys else (here, there)
 
     def logits(self, here: Array, there: Array, block: Any, masked: bool) -> tuple[Array, Any]:
         """[here, there] in units of log 2, and the derivative of the cap, or 1."""
