@@ -26,6 +26,7 @@ def test_host_memory_is_what_the_system_says_and_sees_what_is_allocated():
     assert peak_memory_mb() >= before + 190
 
 
+@pytest.mark.slow
 @pytest.mark.row("I-026")
 @pytest.mark.parametrize("leak", [0, 8], ids=["as it is", "8 MB lost per epoch"])
 def test_twenty_epochs_hold_no_more_memory_than_five(leak, tmp_path):
