@@ -18,7 +18,7 @@ from jaxdl import report
 from jaxdl.cli import screen
 from jaxdl.cli.report import print_study
 from jaxdl.cli.shares import Share, shares_of
-from jaxdl.cli.start import start
+from jaxdl.cli.start import sharing, start
 from jaxdl.cli.studying import Watcher, describe, print_left, seconds_of, terminal
 from jaxdl.cli.train import Directory, Edits
 from jaxdl.core.errors import InputError
@@ -28,11 +28,6 @@ from jaxdl.search.ablation import Start, was_killed
 File = Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="FILE")]
 Names = Annotated[str, tyro.conf.arg(metavar="VARIANT,...")]
 Duration = Annotated[str, tyro.conf.arg(metavar="TIME")]
-CACHE = {
-    "JAX_COMPILATION_CACHE_DIR": "",
-    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-}
-"""What runs share compiled programs by."""
 
 
 def ablate(
@@ -105,8 +100,8 @@ def _show(plan: Plan, jobs: int, json: bool) -> int:
 
 
 def _starter(plan: Plan, shares: Sequence[Share]) -> Start:
-    folder = (plan.folder / "compiled").absolute()
-    shared = {k: v or str(folder) for k, v in CACHE.items() if k not in os.environ}
+    folder = plan.folder / "compiled"
+    shared = sharing(folder)
     if was_killed(plan.folder):
         _empty(folder)
 
@@ -131,13 +126,14 @@ def _alone(folder: Path) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     lock = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(
+                f"another `jaxdl ablate` is at work in {folder}; wait for it, or choose another "
+                "--run-dir."
+            ) from None
         yield
-    except BlockingIOError:
-        raise InputError(
-            f"another `jaxdl ablate` is at work in {folder}; wait for it, or choose another "
-            "--run-dir."
-        ) from None
     finally:
         os.close(lock)
 

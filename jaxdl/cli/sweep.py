@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -16,9 +15,8 @@ import tyro
 from rich.table import Table
 
 from jaxdl.cli import screen
-from jaxdl.cli.ablate import CACHE
 from jaxdl.cli.shares import shares_of
-from jaxdl.cli.start import start
+from jaxdl.cli.start import sharing, start
 from jaxdl.cli.train import Edits, Spec
 from jaxdl.core.codec import digest
 from jaxdl.core.errors import InputError
@@ -135,8 +133,7 @@ def _prepare(
 
 def _starter(plan: Plan) -> Start:
     """Trials divide the machine, and share what they compile."""
-    shares, folder = shares_of(plan.jobs), (plan.folder / "compiled").absolute()
-    shared = {name: text or str(folder) for name, text in CACHE.items() if name not in os.environ}
+    shares, shared = shares_of(plan.jobs), sharing(plan.folder / "compiled")
 
     def begin(arguments: Sequence[str], log: Path, slot: int) -> Popen:
         env, cores = shares[slot]

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from jaxdl.cli import ablate, shares
+from jaxdl.cli.start import CACHE
 from jaxdl.cli.studying import duration, seconds_of
 from jaxdl.core import InputError
 from jaxdl.core.records import read_passport, read_records, read_result
@@ -128,7 +129,7 @@ def test_jobs_divide_cores_or_gpus(monkeypatch):
 def test_runs_share_a_cache_that_a_killed_one_leaves_empty(study, monkeypatch):
     asked = []
     monkeypatch.setattr(ablate, "start", lambda *a, **kw: asked.append(kw))
-    for name in ablate.CACHE:
+    for name in CACHE:
         monkeypatch.delenv(name, raising=False)
     plan = make_plan("exp.py", seeds=1)
     begin = ablate._starter(plan, [({}, ())])
@@ -147,6 +148,14 @@ def test_runs_share_a_cache_that_a_killed_one_leaves_empty(study, monkeypatch):
     ablate._starter(plan, [({}, ())])(plan.cells[1], 0)
     assert not list(cache.iterdir())
     assert "JAX_COMPILATION_CACHE_DIR" not in asked[-1]["env"]
+
+
+def test_one_ablation_at_a_time_and_other_locks_are_told_as_they_are(tmp_path):
+    with ablate._alone(tmp_path):
+        with pytest.raises(InputError, match="another `jaxdl ablate`"), ablate._alone(tmp_path):
+            pass
+    with pytest.raises(BlockingIOError, match="of its own"), ablate._alone(tmp_path):
+        raise BlockingIOError("of its own")
 
 
 def begin(*more: str) -> subprocess.Popen:
