@@ -36,8 +36,9 @@ SAMPLERS = ("tpe", "cmaes", "grid", "random")
 PRUNERS = ("none", "median", "hyperband")
 ETA = 3
 """Of so many trials that Hyperband compares one goes on."""
-MARK, FACTS = "worker", "sweep"
-"""Attributes: who works on a trial and how often that was said; what the study was made for."""
+MARK, FACTS, AGAIN = "worker", "sweep", "again"
+"""Attributes: who works on a trial and how often that was said; what the study was made for;
+whether a trial has had its second chance."""
 
 
 @dataclass(frozen=True)
@@ -129,6 +130,14 @@ class Study:
         """Leaves a trial to whoever comes next."""
         if self.owns(trial):
             self._put_back(trial._trial_id)
+
+    def put_back_once(self, trial: Trial) -> bool:
+        """Like `put_back`, the first time that any worker does it; whether it did."""
+        if self._storage.get_trial(trial._trial_id).user_attrs.get(AGAIN):
+            return False
+        trial.set_user_attr(AGAIN, True)
+        self.put_back(trial)
+        return True
 
     def reclaim(self, dead: Callable[[str], bool], grace: float) -> list[int]:
         """Puts back the trials of workers that are `dead`, or whose mark stood still for `grace`

@@ -210,10 +210,12 @@ class Sweep:
                 study.complete(trial, [o.measure(running.run) for o in self._plan.objectives])
             except InputError as error:
                 study.fail(trial, str(error))
-        elif running.why == "pruned" and code in (PREEMPTED, -signal.SIGTERM):
+        elif running.why == "pruned" and (code == PREEMPTED or code < 0):
             study.prune(trial)
         elif self._pool.received or code == PREEMPTED:
             study.put_back(trial)
+            return
+        elif code < 0 and study.put_back_once(trial):  # out of memory, or somebody's kill
             return
         else:
             study.fail(trial, _cause(running.run.with_suffix(".log"), code))
