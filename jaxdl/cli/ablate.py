@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from subprocess import Popen
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
@@ -145,12 +145,27 @@ def _report(plan: Plan, json: bool) -> None:
     found = report.study(cells, title=_title(plan), edits=edits)
     written = report.write_report(found, plan.folder)
     if json:
-        for line in found.lines():
-            if line["headline"]:
-                screen.print_json(line | {"report": str(written[1])})
+        for line in _lines(found):
+            screen.print_json(line | {"report": str(written[1])})
         return
     print_study(found)
     print(*written, sep="\n")
+
+
+def _lines(found: report.Study) -> list[dict[str, Any]]:
+    """One per variant, also where no run has finished and so nothing was measured."""
+    none = [
+        {
+            "variant": name,
+            "metric": None,
+            "headline": True,
+            "seeds": 0,
+            "failed": sum(run.cell.variant == name for run in found.failed),
+            "verdict": found.verdicts.get(name, ""),
+        }
+        for name in found.variants
+    ]
+    return [line for line in found.lines() if line["headline"]] or none
 
 
 def _missing(cell: Cell) -> str:

@@ -13,7 +13,7 @@ from jaxdl.core.loading import load_experiment
 from jaxdl.core.records import read_records
 from jaxdl.search.objective import Objective, parse_objectives
 from jaxdl.search.space import Choice, edits_of
-from jaxdl.search.sweep import Running, Tail
+from jaxdl.search.sweep import Running, Tail, check_folder
 from jaxdl.search.variant import spelt, write_variant
 
 STEPS = 9
@@ -85,6 +85,18 @@ def test_a_hopeless_run_that_must_be_killed_is_pruned(worker, tmp_path):
     running = Running(study.claim(), run, run.with_suffix(".py"), tail, 81, 0.0, why="pruned")
     sweep._conclude(running, -signal.SIGKILL)
     assert study.rows()[0].state == "pruned"
+
+
+def test_a_folder_whose_storage_is_gone_is_not_gone_on_with(worker, tmp_path):
+    folder = tmp_path / "study"
+    sweep, study = worker.make(folder, 1)
+    check_folder(folder, study._study)
+    assert sweep.run() == 0
+    check_folder(folder, worker.make(folder, 2)[1]._study)
+    for file in folder.glob("study.db*"):
+        file.unlink()
+    with pytest.raises(InputError, match=r"its storage no longer has.*another --study"):
+        check_folder(folder, worker.make(folder, 1)[1]._study)
 
 
 @pytest.mark.row("R-007")
