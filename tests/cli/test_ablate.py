@@ -207,7 +207,12 @@ def test_killed_at_ten_random_points_the_report_is_the_same(jaxdl, study):
     assert told.out.replace("killed", "whole") == whole.out
     for run in Path("whole").glob("*-*"):
         assert numbers(Path("killed") / run.name) == numbers(run)
-    assert timeless("killed") == timeless("whole")
+    for place in ("killed", "whole"):
+        level_costs(place)
+        assert jaxdl("ablate", *ask, "--run-dir", place).code == 1
+    for page in ("report.md", "report.html"):
+        killed, whole = (Path(place, page).read_text() for place in ("killed", "whole"))
+        assert killed.replace("killed", "") == whole.replace("whole", "")
 
 
 def killing_time(ablation: subprocess.Popen, steps: float, seconds: float) -> list[int]:
@@ -226,18 +231,11 @@ def steps_of(place: str) -> int:
     return sum(Cell("", 0, run, 1, "valid/accuracy").progress()[0] for run in runs)
 
 
-def timeless(place: str) -> list[str]:
-    """The rows of a report without what a clock, a memory or a passport's sitting says."""
-    kept, left_out = [], set()
-    for line in Path(place, "report.md").read_text().replace(place, "").splitlines():
-        cells = line.strip("|").split("|")
-        if not line.startswith("|"):
-            left_out = set()
-        elif not left_out:
-            clocked = ("time", "second", "memory")
-            left_out = {i for i, cell in enumerate(cells) if any(w in cell for w in clocked)} | {-1}
-        kept.append("|".join(c for i, c in enumerate(cells) if i not in left_out))
-    return [line.replace(" \\*", "") for line in kept if "sitting" not in line]
+def level_costs(place: str) -> None:
+    """Gives all runs the same seconds and memory, which no two runs ever have."""
+    for file in Path(place).glob("*-*/result.json"):
+        told = json.loads(file.read_text()) | {"seconds": 1.0, "memory_mb": 100.0}
+        file.write_text(json.dumps(told))
 
 
 @pytest.mark.slow
