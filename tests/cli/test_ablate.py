@@ -14,10 +14,10 @@ import pytest
 
 from jaxdl.cli import ablate, shares
 from jaxdl.cli.start import CACHE
-from jaxdl.cli.studying import duration, seconds_of
+from jaxdl.cli.studying import Watcher, duration, seconds_of
 from jaxdl.core import InputError
 from jaxdl.core.records import read_passport, read_records, read_result
-from jaxdl.search import Cell, make_plan
+from jaxdl.search import Ablation, Cell, Pool, make_plan
 
 # Of this test's process, in which jax may have started its threads; no command has.
 pytestmark = pytest.mark.filterwarnings(r"ignore:os\.fork\(\) was called:RuntimeWarning")
@@ -156,6 +156,21 @@ def test_one_ablation_at_a_time_and_other_locks_are_told_as_they_are(tmp_path):
             pass
     with pytest.raises(BlockingIOError, match="of its own"), ablate._alone(tmp_path):
         raise BlockingIOError("of its own")
+
+
+def test_json_tells_of_every_variant_where_no_run_has_finished(study, capsys):
+    ablate._report(make_plan("exp.py", seeds=2), json=True)
+    found = rows(capsys.readouterr().out)
+    assert set(found) == {"base", "slow", "null", "broken"}
+    assert {(line["seeds"], line["failed"]) for line in found.values()} == {(0, 2)}
+    assert Path(found["slow"]["report"]).exists()
+
+
+def test_a_wait_for_another_process_is_told_once_off_a_terminal(study, capsys):
+    watch = Watcher(Ablation(make_plan("exp.py", seeds=1), None, Pool(1)))
+    watch(None)
+    watch(None)
+    assert capsys.readouterr().err.count("waiting for another process") == 1
 
 
 def begin(*more: str) -> subprocess.Popen:
