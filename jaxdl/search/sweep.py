@@ -15,22 +15,27 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jaxdl.core.change import change
 from jaxdl.core.errors import InputError
 from jaxdl.core.experiment import Experiment
-from jaxdl.core.records import METRICS
+from jaxdl.core.records import METRICS, write_json
 from jaxdl.search.jobs import Pool
 from jaxdl.search.objective import Objective
 from jaxdl.search.space import Space, edits_of
-from jaxdl.search.study import Row, Study
+from jaxdl.search.study import Row, Study, identity
 from jaxdl.search.variant import write_variant
+
+if TYPE_CHECKING:
+    import optuna
 
 TICK, IDLE = 0.2, 1.0
 """Seconds between two looks at the children, and at a storage that had no trial for us."""
 INSIST = 60.0
 """Seconds after which a child that was told to stop is told again, which ends it at once."""
+STUDY = "study.json"
+"""Says in a folder whose trials are there."""
 PREEMPTED, CODES = 75, {None: 0, signal.SIGINT: 130, signal.SIGTERM: 75}
 
 
@@ -210,10 +215,12 @@ class Sweep:
                 study.complete(trial, [o.measure(running.run) for o in self._plan.objectives])
             except InputError as error:
                 study.fail(trial, str(error))
-        elif running.why == "pruned" and code in (PREEMPTED, -signal.SIGTERM):
+        elif running.why == "pruned" and (code == PREEMPTED or code < 0):
             study.prune(trial)
         elif self._pool.received or code == PREEMPTED:
             study.put_back(trial)
+            return
+        elif code < 0 and study.put_back_once(trial):  # out of memory, or somebody's kill
             return
         else:
             study.fail(trial, _cause(running.run.with_suffix(".log"), code))
@@ -238,6 +245,24 @@ def _at_work(folder: Path, worker: str) -> Iterator[None]:
         path.unlink(missing_ok=True)
     finally:
         os.close(descriptor)
+
+
+def check_folder(folder: Path, study: optuna.Study) -> None:
+    """Marks the folder as that of the study.
+
+    Raises:
+        InputError: it holds the trials of another, whose runs these would go on with.
+    """
+    file, mine = folder / STUDY, {"id": identity(study)}
+    used = any(folder.glob("trial-*"))  # looked at first: whoever begins a trial has marked it
+    there = json.loads(file.read_text()) if file.exists() else None
+    if used and there != mine:
+        raise InputError(
+            f"{folder} holds trials of a study that its storage no longer has; move the folder "
+            "away, or give another --study."
+        )
+    if there != mine:
+        write_json(file, mine)
 
 
 def new_worker() -> str:

@@ -4,7 +4,9 @@ import json
 import sys
 
 import pytest
+from optuna.exceptions import StorageInternalError
 
+from jaxdl.cli import sweep
 from jaxdl.core.loading import load_experiment
 from jaxdl.core.records import read_passport, read_result
 
@@ -55,6 +57,11 @@ def test_a_sweep_trains_shows_and_writes_the_best(jaxdl, spaced):
     other = jaxdl(*argv, "--seed", "1")
     assert other.code == 2 and "seed 0' there, 'grid with seed 1' here" in other.words
 
+    for file in folder.glob("study.db*"):
+        file.unlink()
+    lost = jaxdl(*argv)
+    assert lost.code == 2 and "sweep-space holds trials of a study that its storage" in lost.words
+
 
 @pytest.mark.parametrize(
     ("argv", "told"),
@@ -77,6 +84,16 @@ def test_bad_input_is_refused_before_anything_runs(argv, told, jaxdl, spaced):
     found = jaxdl("sweep", "exp.py", *argv)
     assert found.code == 2 and told in found.words, found.err
     assert not list(spaced.glob("runs/exp/*/trial*"))
+
+
+def test_a_fault_of_the_default_storage_names_it(jaxdl, spaced, monkeypatch):
+    def fail(self):
+        raise StorageInternalError("disk I/O error")
+
+    monkeypatch.setattr(sweep.Sweep, "run", fail)
+    told = jaxdl("sweep", "exp.py")
+    assert told.code == 2
+    assert "sqlite:///runs/exp/sweep-space/study.db does not answer (disk I/O error)" in told.words
 
 
 def test_a_file_without_a_space_says_how_to_write_one(jaxdl, place):
