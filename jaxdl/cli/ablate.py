@@ -144,7 +144,7 @@ def _alone(folder: Path) -> Iterator[None]:
 
 def _report(plan: Plan, json: bool) -> None:
     """Writes the report of what there is, and prints it in short."""
-    cells = [report.Cell(c.variant, c.seed, c.run, _missing(c)) for c in plan.cells]
+    cells = [report.Cell(c.variant, c.seed, c.run, c.error) for c in plan.cells]
     edits = {name: edits for name, edits in plan.variants.items() if name != "base"}
     found = report.study(cells, title=_title(plan), edits=edits)
     written = report.write_report(found, plan.folder)
@@ -155,10 +155,6 @@ def _report(plan: Plan, json: bool) -> None:
         return
     print_study(found)
     print(*written, sep="\n")
-
-
-def _missing(cell: Cell) -> str:
-    return cell.error or ("" if cell.state == "done" else "not run yet")
 
 
 def _title(plan: Plan) -> str:
