@@ -146,8 +146,8 @@ def _curves(study: Study) -> Section:
         factor = scale_of(name, means).factor
         pictures.append(charts.draw_curve(name, curves, study.variants, i, factor))
     broken = [
-        f"Curves of {run.cell.variant}, seed {run.cell.seed}, are left out: its {METRICS} is damaged "
-        f"({facts.unplaced(why)})."
+        f"Curves of {run.cell.variant}, seed {run.cell.seed}, are left out: its {METRICS} is "
+        f"damaged ({facts.unplaced(why)})."
         for run, why in damaged
     ]
     if not pictures:

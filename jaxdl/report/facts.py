@@ -20,7 +20,7 @@ HEX = re.compile(r"^[0-9a-f]{16,}$")
 ENDS = r"\s:;,'\"()\[\]{}"
 PLACE = re.compile(
     rf"""(?P<quote>['"])(?:/|~)[^'"]*(?P=quote)"""  # quoted, as it may hold spaces
-    rf"""|(?<![^=<{ENDS}])(?:(?:file://)?/[\w.][^{ENDS}]*|~[\w/.][^{ENDS}]*)"""
+    rf"""|(?:(?<![^=<{ENDS}])|(?<=-[A-Z]))(?:(?:file://)?/[\w.][^{ENDS}]*|~[a-z/.][^{ENDS}]*)"""
 )
 """An absolute path: where things lie on one machine is nobody else's business."""
 HIDDEN = "(a place)"

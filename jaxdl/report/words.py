@@ -112,7 +112,8 @@ def verdict(found: Difference, corrected: float, scale: Scale, base: str, tests:
     """One plain line; `corrected` is Holm's p among `tests` comparisons with `base`."""
     pairs = f" in the {found.n} pairs" if found.unused and found.n > 1 else ""
     if found.same and found.n > 1:
-        return f"no difference: the same numbers as {base} in all {seeds(found.n)}{pairs and ' that both have'}"
+        both = " that both have" if found.unused else ""
+        return f"no difference: the same numbers as {base} in all {seeds(found.n)}{both}"
     size = scale.interval(abs(found.difference), found.half) + scale.unit + pairs
     if found.n < 2:
         if not found.difference:
