@@ -80,7 +80,7 @@ def cells_of(places: list[Path], by: str = "") -> list[Cell]:
     A run whose passport cannot be read is a failed one of the variant `UNKNOWN`.
     """
     passports, broken = _passports(places)
-    if not passports:
+    if broken and not passports:
         raise InputError(broken[0].error)
     if by:
         names = {place: _by_field(passport, by) for place, passport in passports.items()}

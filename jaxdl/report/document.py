@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from markupsafe import Markup
 
 from jaxdl.core.records import METRICS
 from jaxdl.report import charts, facts
-from jaxdl.report.bands import bands
+from jaxdl.report.bands import Band, bands
 from jaxdl.report.comparison import Metric, Row, Study
 from jaxdl.report.runs import COSTS, Run
 from jaxdl.report.stats import ALPHA, POWER, Difference
@@ -52,13 +53,14 @@ class Section:
 
 def document(study: Study) -> list[Section]:
     """The sections after the verdicts; those with nothing to tell are left out."""
+    curves, damaged = bands(study)
     parts = (
         _numbers(study),
         _seeds(study),
-        _curves(study),
+        _curves(study, curves),
         _costs(study),
         _changes(study),
-        _failed(study),
+        _failed(study, damaged),
         _runs(study),
         _passports(study),
         _method(),
@@ -138,22 +140,15 @@ def _seeds(study: Study) -> Section:
     return Section("Seeds", text, pictures=(charts.draw_dots(metric),))
 
 
-def _curves(study: Study) -> Section:
-    found, damaged = bands(study)
+def _curves(study: Study, found: Mapping[str, Mapping[str, Band]]) -> Section:
     pictures = []
     for i, (name, curves) in enumerate(list(found.items())[:CURVES]):
         means = [float(v) for band in curves.values() for v in band.mean]
         factor = scale_of(name, means).factor
         pictures.append(charts.draw_curve(name, curves, study.variants, i, factor))
-    broken = [
-        f"Curves of {run.cell.variant}, seed {run.cell.seed}, are left out: its {METRICS} is "
-        f"damaged ({facts.unplaced(why)})."
-        for run, why in damaged
-    ]
     if not pictures:
-        return Section("Learning curves", tuple(broken))
+        return Section("Learning curves")
     text = [
-        *broken,
         "Lines are means over seeds, bands reach from the lowest to the highest seed. "
         "What the first fifth of the steps shows may lie outside.",
     ]
@@ -210,7 +205,7 @@ def _changes(study: Study) -> Section:
     return Section("What was changed", text, tuple(tables))
 
 
-def _failed(study: Study) -> Section:
+def _failed(study: Study, damaged: Iterable[tuple[Run, str]]) -> Section:
     rows = [
         (r.cell.variant, _seed(r), facts.unplaced(r.missing), r.cell.run.name) for r in study.failed
     ]
@@ -224,6 +219,11 @@ def _failed(study: Study) -> Section:
             told = f"counted, but not in {', '.join(which)}: {why}"
             if which:
                 rows.append((run.cell.variant, _seed(run), told, run.cell.run.name))
+    for run, why in damaged:
+        told = (
+            f"counted, but its curves are not drawn: {METRICS} is damaged ({facts.unplaced(why)})"
+        )
+        rows.append((run.cell.variant, _seed(run), told, run.cell.run.name))
     title = "Runs that failed or do not count"
     if not rows:
         return Section(title, ("None.",))

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -10,6 +11,7 @@ from jaxdl.core.loading import load_experiment
 from jaxdl.core.records import read_passport, read_result
 
 SPACE = """
+from jaxdl.cli.sweep import _introduce
 from jaxdl.search.space import Choice, LogUniform
 
 SPACE = {"optim.peak_lr": Choice((1e-2, 1e-5)), "model.widths": Choice(((16,),))}
@@ -78,6 +80,15 @@ def test_bad_input_is_refused_before_anything_runs(argv, told, jaxdl, spaced):
     found = jaxdl("sweep", "exp.py", *argv)
     assert found.code == 2 and told in found.words, found.err
     assert not list(spaced.glob("runs/exp/*/trial*"))
+
+
+def test_brackets_of_a_choice_are_shown(capsys):
+    space = {"model.stages[0]": Choice(([16], [32]))}
+    plan = SimpleNamespace(spec="x.py", folder="runs", space=space)
+    study = SimpleNamespace(rows=list, total=2)
+    _introduce(plan, study, SimpleNamespace(sampler="random", pruner="none"))
+    told = capsys.readouterr().out
+    assert "model.stages[0]" in told and "[16]" in told and "[32]" in told
 
 
 def test_a_file_without_a_space_says_how_to_write_one(jaxdl, place):

@@ -279,7 +279,7 @@ def test_means_and_lines_are_those_of_the_records(cells):
             (-0.002, 0.01, 0.5),
             1.0,
             "max",
-            "no difference larger than 2.1 points can be seen with 5 seeds "
+            "no difference larger than 2.0 points can be seen with 5 seeds "
             f"(found {MINUS}0.2 ± 1.0)",
         ),
     ],
