@@ -7,11 +7,12 @@ from types import SimpleNamespace
 
 import pytest
 
+from jaxdl.cli.sweep import _introduce
 from jaxdl.core.loading import load_experiment
 from jaxdl.core.records import read_passport, read_result
+from jaxdl.search.space import Choice
 
 SPACE = """
-from jaxdl.cli.sweep import _introduce
 from jaxdl.search.space import Choice, LogUniform
 
 SPACE = {"optim.peak_lr": Choice((1e-2, 1e-5)), "model.widths": Choice(((16,),))}
