@@ -140,7 +140,7 @@ def _alone(folder: Path) -> Iterator[None]:
 
 def _report(plan: Plan, json: bool) -> None:
     """Writes the report of what there is, and prints it in short."""
-    cells = [report.Cell(c.variant, c.seed, c.run, _missing(c)) for c in plan.cells]
+    cells = [report.Cell(c.variant, c.seed, c.run, c.error) for c in plan.cells]
     edits = {name: edits for name, edits in plan.variants.items() if name != "base"}
     found = report.study(cells, title=_title(plan), edits=edits)
     written = report.write_report(found, plan.folder)
@@ -166,10 +166,6 @@ def _lines(found: report.Study) -> list[dict[str, Any]]:
         for name in found.variants
     ]
     return [line for line in found.lines() if line["headline"]] or none
-
-
-def _missing(cell: Cell) -> str:
-    return cell.error or ("" if cell.state == "done" else "not run yet")
 
 
 def _title(plan: Plan) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,6 +25,8 @@ Runs = Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="
 Name = Annotated[str, tyro.conf.arg(metavar="NAME")]
 Folder = Annotated[Path, tyro.conf.arg(metavar="DIR")]
 OUT = Path("build/report")
+UNKNOWN = "unknown"
+"""The variant of runs that do not tell theirs."""
 LISTED = 40
 """Most runs listed one by one; the page has them all."""
 
@@ -44,9 +47,10 @@ def report(
     Example: jaxdl report runs/quickstart --by model.width
 
     Args:
-        runs: run directories, or folders whose runs are taken, e.g. runs.
+        runs: run directories, or folders whose runs are taken, e.g. runs; a sweep's trials only
+            where its own folder is named.
         by: dotted field of the experiment that tells the variants apart, e.g. model.depth.
-        base: variant that the others are compared with; default base, or the first.
+        base: variant that the others are compared with; default base, or the first with --by.
         out: folder for the report.
         title: heading of the report.
         json: print one JSON object per metric and variant; the report is written too.
@@ -58,11 +62,7 @@ def report(
     names = list(dict.fromkeys(cell.variant for cell in cells))
     if base and base not in names:
         raise InputError(f"no run is of variant {base!r}; {suggest(base, names)}.")
-    found = study(
-        cells,
-        title=title or _title(runs, by),
-        base=base or ("base" if "base" in names else names[0]),
-    )
+    found = study(cells, title=title or _title(runs, by), base=base or _base(names, by))
     written = write_report(found, out)
     if json:
         for line in found.lines():
@@ -75,8 +75,13 @@ def report(
 
 
 def cells_of(places: list[Path], by: str = "") -> list[Cell]:
-    """What each run is: its variant by source or by a field, and its seed."""
-    passports = {place: read_passport(place) for place in places}
+    """What each run is: its variant by source or by a field, and its seed.
+
+    A run whose passport cannot be read is a failed one of the variant `UNKNOWN`.
+    """
+    passports, broken = _passports(places)
+    if broken and not passports:
+        raise InputError(broken[0].error)
     if by:
         names = {place: _by_field(passport, by) for place, passport in passports.items()}
         if all(name is None for name in names.values()):
@@ -86,8 +91,39 @@ def cells_of(places: list[Path], by: str = "") -> list[Cell]:
         labels = {place: name or f"{by} absent" for place, name in names.items()}
     else:
         labels = _by_source(passports)
-    cells = [Cell(labels[place], passports[place].seed, place) for place in places]
-    return sorted(cells, key=lambda cell: cell.seed)
+    cells = [Cell(labels[place], passport.seed, place) for place, passport in passports.items()]
+    return sorted(cells, key=lambda cell: cell.seed) + broken
+
+
+def _passports(places: list[Path]) -> tuple[dict[Path, Passport], list[Cell]]:
+    found: dict[Path, Passport] = {}
+    broken: list[Cell] = []
+    for place in places:
+        try:
+            found[place] = read_passport(place)
+        except InputError as error:
+            # Seeds are at least 0: each of these counts once.
+            broken.append(Cell(UNKNOWN, -1 - len(broken), place, str(error)))
+    return found, broken
+
+
+def _base(names: Sequence[str], by: str) -> str:
+    """The one variant that is a base by its name; of a field, or of a single variant, the first.
+
+    Raises: InputError where several could be meant.
+    """
+    known = [name for name in names if name != UNKNOWN]
+    if by or len(known) == 1:
+        return known[0]
+    bases = [name for name in known if name == "base"]
+    bases = bases or [name for name in known if name.endswith(":base")]
+    if len(bases) == 1:
+        return bases[0]
+    nearest = (bases or known)[:LISTED]
+    raise InputError(
+        f"which variant are the others compared with? Say --base NAME, e.g. --base "
+        f"{shlex.quote(nearest[0])}; there are: {', '.join(nearest)}."
+    )
 
 
 def print_runs(found: Study) -> None:
@@ -98,14 +134,14 @@ def print_runs(found: Study) -> None:
     metric = found.headline
     shown = Table("run", "variant", box=None, pad_edge=False)
     for name in ("seed", metric.name if metric else "result", "steps", "seconds"):
-        shown.add_column(name, justify="right")
+        shown.add_column(escape(name), justify="right")
     shown.add_column("status")
     for run in found.runs:
         value, result = run.values.get(metric.name) if metric else None, run.result
         shown.add_row(
             escape(run.cell.run.name),
             escape(run.cell.variant),
-            str(run.cell.seed),
+            str(run.cell.seed) if run.cell.seed >= 0 else NONE,
             NONE if value is None else f"{value:.4f}",
             str(result.steps) if result else NONE,
             f"{result.seconds:.1f}" if result else NONE,
@@ -122,7 +158,7 @@ def print_study(found: Study) -> None:
         unit = ", %" if metric.scale.share else ""
         shown = Table("variant", box=None, pad_edge=False)
         for name in ("seeds", metric.name + unit, f"minus {found.base}", "p, Holm"):
-            shown.add_column(name, justify="right", no_wrap=True)
+            shown.add_column(escape(name), justify="right", no_wrap=True)
         for row in metric.rows:
             gap = row.found
             shown.add_row(

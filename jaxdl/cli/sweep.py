@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 
 import rich
 import tyro
+from rich.markup import escape
 from rich.table import Table
 
 from jaxdl.cli import screen
@@ -179,7 +180,7 @@ def _introduce(plan: Plan, study: Study, chosen: Search) -> None:
     print(f"{plan.spec}: {study.total} trials{before}, by {way}, into {plan.folder}")
     shown = Table(box=None, show_header=False, pad_edge=False)
     for path, domain in plan.space.items():
-        shown.add_row(path, repr(domain))
+        shown.add_row(escape(path), escape(repr(domain)))
     rich.print(shown)
 
 
@@ -234,12 +235,13 @@ def _print_best(plan: Plan, rows: Sequence[Row], best: Sequence[Row], shares: di
     )
     shown = Table("Pareto front" if several else "best trials", box=None, pad_edge=False)
     for objective in plan.objectives:
-        shown.add_column(objective.name, justify="right", style="bold")
+        shown.add_column(escape(objective.name), justify="right", style="bold")
     for path in plan.space:
-        shown.add_column(path, justify="right")
+        shown.add_column(escape(path), justify="right")
     for row in best if several else done[:SHOWN]:
         values = [f"{value:.6g}" for value in row.values]
-        shown.add_row(str(row.number), *values, *(_short(row.labels[p]) for p in plan.space))
+        labels = [escape(_short(row.labels[path])) for path in plan.space]
+        shown.add_row(str(row.number), *values, *labels)
     if shares:
         shown.add_section()
         parts = [f"{shares.get(path, 0):.0%}" for path in plan.space]

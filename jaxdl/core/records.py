@@ -207,10 +207,13 @@ def _read(path: Path, kind: type) -> Any:
         value = json.loads(path.read_text())
         schema = value.get("schema")
         if schema != SCHEMA:
-            raise InputError(f"{path} has schema {schema}, this version reads {SCHEMA}.")
+            raise InputError(
+                f"{path} has schema {schema}, this version reads {SCHEMA}; "
+                "install the version of jaxdl that wrote it, or leave that run out."
+            )
         found = {f.name: value[f.name] for f in fields(kind) if f.name in value}
         return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in found.items()})
-    except (json.JSONDecodeError, AttributeError, TypeError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, AttributeError, TypeError) as error:
         raise InputError(
             f"{path} is damaged ({error}); restore it or use another --run-dir."
         ) from None

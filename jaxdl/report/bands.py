@@ -8,8 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from jaxdl.core.errors import InputError
-from jaxdl.core.records import METRICS, read_records
+from jaxdl.core.records import read_records
 from jaxdl.report.comparison import Study
 from jaxdl.report.runs import Run
 
@@ -31,12 +30,19 @@ class Band:
     high: np.ndarray
 
 
-def bands(study: Study) -> dict[str, dict[str, Band]]:
+def bands(study: Study) -> tuple[dict[str, dict[str, Band]], list[tuple[Run, str]]]:
     """Curves by metric and variant; the headline's name first, then losses, held-out splits first.
 
-    Values that are not finite are left out.
+    Values that are not finite are left out; so are runs whose records are damaged, which come
+    second, with the damage.
     """
-    read = {variant: [_curves(run) for run in study.of(variant)] for variant in study.variants}
+    read: dict[str, list[dict[str, Curve]]] = {variant: [] for variant in study.variants}
+    damaged: list[tuple[Run, str]] = []
+    for variant, run in ((v, run) for v in study.variants for run in study.of(v)):
+        try:
+            read[variant].append(_curves(run))
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            damaged.append((run, str(error)))
     names = {name for runs in read.values() for curves in runs for name in curves}
     first = study.headline.name.rpartition("/")[2] if study.headline else ""
 
@@ -49,22 +55,17 @@ def bands(study: Study) -> dict[str, dict[str, Band]]:
         by_variant = {v: [c[name] for c in runs if name in c] for v, runs in read.items()}
         edges = _edges([curve for curves in by_variant.values() for curve in curves])
         found[name] = {v: _band(curves, edges) for v, curves in by_variant.items() if curves}
-    return found
+    return found, damaged
 
 
 def _curves(run: Run) -> dict[str, Curve]:
     points: dict[str, tuple[list[int], list[float]]] = {}
-    try:
-        for record in read_records(run.cell.run):
-            for name, value in record.values.items() if record.split not in LEFT_OUT else ():
-                if name not in LEFT_OUT and math.isfinite(value):
-                    steps, values = points.setdefault(f"{record.split}/{name}", ([], []))
-                    steps.append(record.step)
-                    values.append(value)
-    except (ValueError, TypeError, KeyError) as error:
-        raise InputError(
-            f"{run.cell.run / METRICS} is damaged ({error}); restore it or leave that run out."
-        ) from None
+    for record in read_records(run.cell.run):
+        for name, value in record.values.items() if record.split not in LEFT_OUT else ():
+            if name not in LEFT_OUT and math.isfinite(value):
+                steps, values = points.setdefault(f"{record.split}/{name}", ([], []))
+                steps.append(record.step)
+                values.append(value)
     return {name: (np.array(s), np.array(v, float)) for name, (s, v) in points.items()}
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from jaxdl.report.notes import notes_on
 from jaxdl.report.runs import Cell, Run, load_runs
 from jaxdl.report.stats import Difference, Mean, compare, holm, mean_of, resolution
-from jaxdl.report.words import Scale, scale_of, verdict
+from jaxdl.report.words import Scale, losing, nothing, scale_of, verdict
 
 
 @dataclass(frozen=True)
@@ -21,8 +21,8 @@ class Row:
     variant: str
     values: Mapping[int, float]
     """Finite results by seed."""
-    lost: tuple[int, ...]
-    """Seeds whose result is not finite, or that have none."""
+    lost: Mapping[int, str]
+    """Seeds that have no finite value, failed ones included, and why in a word or two."""
     mean: Mean
     found: Difference | None
     """Against the base; None of the base itself, and where there is nothing to compare."""
@@ -112,12 +112,12 @@ def _variants(runs: Iterable[Run], base: str) -> tuple[str, ...]:
 
 
 def _names(runs: Sequence[Run]) -> list[str]:
-    """All metrics; first the primary one, of the test split where that was measured."""
+    """All metrics; first the primary one, of the test split where every run has measured that."""
     known = dict.fromkeys(name for run in runs for name in run.values)
     primaries = Counter(run.result.primary for run in runs if run.result)
     first = primaries.most_common(1)[0][0] if primaries else ""
     tested = f"test/{first.rpartition('/')[2]}"
-    headline = tested if tested in known else first
+    headline = tested if all(tested in run.values for run in runs) else first
     splits = {"test": 0, "valid": 1}
     order = sorted(known, key=lambda name: splits.get(name.partition("/")[0], 2))
     return sorted(order, key=lambda name: (name != headline, name != first))
@@ -127,30 +127,49 @@ def _metric(name: str, runs: Sequence[Run], variants: Sequence[str], base: str) 
     counted = [run for run in runs if not run.missing]
     everything = [run.values[name] for run in counted if name in run.values]
     step, scale = resolution(everything), scale_of(name, everything, _mode(name, counted))
-    values: dict[str, dict[int, float]] = {variant: {} for variant in variants}
-    lost: dict[str, list[int]] = {variant: [] for variant in variants}
-    for run in counted:
-        value = run.values.get(name, math.nan)
-        if math.isfinite(value):
-            values[run.cell.variant][run.cell.seed] = value
-        else:
-            lost[run.cell.variant].append(run.cell.seed)
+    values, lost = _by_seed(name, runs, variants)
     found = {v: compare(values.get(base, {}), values[v], step) for v in variants if v != base}
     corrected = holm({v: f.p if f else math.nan for v, f in found.items()})
     tests = sum(not math.isnan(p) for p in corrected.values())
+
+    def told(variant: str) -> str:
+        sides = (variant, ""), (base, f" of {base}")
+        if (gap := found[variant]) is not None:
+            first = verdict(gap, corrected[variant], scale, base, tests)
+        else:
+            bare = next((v, of) for v, of in sides if not values.get(v))
+            first = nothing(name, lost.get(bare[0], {}), bare[1])
+        losses = (losing(lost.get(v, {}), len(values.get(v, {})), of) for v, of in sides)
+        return "; ".join(filter(None, (first, *losses)))
+
     rows = (
         Row(
             v,
             values[v],
-            tuple(lost[v]),
+            lost[v],
             mean_of(values[v].values(), step),
             found.get(v),
             corrected.get(v, math.nan),
-            "" if v == base else verdict(found[v], corrected[v], scale, base, tests),
+            "" if v == base else told(v),
         )
         for v in variants
     )
     return Metric(name, scale, tuple(rows))
+
+
+def _by_seed(name: str, runs: Iterable[Run], variants: Sequence[str]) -> tuple[dict, dict]:
+    """The finite values of each variant by seed, and what the other seeds lack."""
+    values: dict[str, dict[int, float]] = {variant: {} for variant in variants}
+    lost: dict[str, dict[int, str]] = {variant: {} for variant in variants}
+    for run in runs:
+        value = math.nan if run.missing else run.values.get(name, math.nan)
+        if math.isfinite(value):
+            values[run.cell.variant][run.cell.seed] = value
+        else:
+            lost[run.cell.variant][run.cell.seed] = run.lack
+    for variant, found in values.items():
+        lost[variant] = {s: why for s, why in lost[variant].items() if s not in found}
+    return values, lost
 
 
 def _mode(name: str, runs: Iterable[Run]) -> str:
@@ -169,7 +188,8 @@ def _line(study: Study, metric: Metric, row: Row) -> dict[str, Any]:
         "metric": metric.name,
         "headline": metric is study.headline,
         "seeds": row.mean.n,
-        "failed": sum(r.cell.variant == row.variant for r in study.failed) + len(row.lost),
+        "failed": len(row.lost),
+        "pairs": found.n if found and found.paired else None,
         "mean": row.mean.mean,
         "half": row.mean.half,
         "difference": found.difference if found else None,

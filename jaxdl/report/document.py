@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from markupsafe import Markup
 
+from jaxdl.core.records import METRICS
 from jaxdl.report import charts, facts
-from jaxdl.report.bands import bands
+from jaxdl.report.bands import Band, bands
 from jaxdl.report.comparison import Metric, Row, Study
-from jaxdl.report.runs import COSTS
-from jaxdl.report.stats import ALPHA, POWER
+from jaxdl.report.runs import COSTS, Run
+from jaxdl.report.stats import ALPHA, POWER, Difference
 from jaxdl.report.svg import Chart, swatch
 from jaxdl.report.words import NONE, PLUS_MINUS, fixed, probability, scale_of, seeds
 
@@ -51,13 +53,14 @@ class Section:
 
 def document(study: Study) -> list[Section]:
     """The sections after the verdicts; those with nothing to tell are left out."""
+    curves, damaged = bands(study)
     parts = (
         _numbers(study),
         _seeds(study),
-        _curves(study),
+        _curves(study, curves),
         _costs(study),
         _changes(study),
-        _failed(study),
+        _failed(study, damaged),
         _runs(study),
         _passports(study),
         _method(),
@@ -114,13 +117,19 @@ def _metric_row(metric: Metric, row: Row) -> tuple[str, ...]:
     difference = scale.interval(found.difference, found.half, sign=True)
     return (
         *first,
-        difference + ("" if found.paired else " unpaired"),
+        difference + _pairs(found),
         fixed(found.effect, 0.1),
         probability(found.p),
         probability(row.corrected),
         scale.value(found.visible, found.visible),
         row.verdict,
     )
+
+
+def _pairs(found: Difference) -> str:
+    if not found.paired:
+        return " unpaired"
+    return f" ({found.n} pair{'s' * (found.n > 1)})" if found.unused else ""
 
 
 def _seeds(study: Study) -> Section:
@@ -131,8 +140,7 @@ def _seeds(study: Study) -> Section:
     return Section("Seeds", text, pictures=(charts.draw_dots(metric),))
 
 
-def _curves(study: Study) -> Section:
-    found = bands(study)
+def _curves(study: Study, found: Mapping[str, Mapping[str, Band]]) -> Section:
     pictures = []
     for i, (name, curves) in enumerate(list(found.items())[:CURVES]):
         means = [float(v) for band in curves.values() for v in band.mean]
@@ -142,7 +150,7 @@ def _curves(study: Study) -> Section:
         return Section("Learning curves")
     text = [
         "Lines are means over seeds, bands reach from the lowest to the highest seed. "
-        "What the first fifth of the steps shows may lie outside."
+        "What the first fifth of the steps shows may lie outside.",
     ]
     if len(found) > CURVES:
         text.append(f"Not drawn: {', '.join(list(found)[CURVES:])}.")
@@ -197,13 +205,25 @@ def _changes(study: Study) -> Section:
     return Section("What was changed", text, tuple(tables))
 
 
-def _failed(study: Study) -> Section:
-    rows = [(r.cell.variant, str(r.cell.seed), r.missing, r.cell.run.name) for r in study.failed]
+def _failed(study: Study, damaged: Iterable[tuple[Run, str]]) -> Section:
+    rows = [
+        (r.cell.variant, _seed(r), facts.unplaced(r.missing), r.cell.run.name) for r in study.failed
+    ]
     for run in study.runs:
-        lost = [name for name, value in run.values.items() if not math.isfinite(value)]
-        if lost and not run.missing:
-            told = f"counted, but not in {', '.join(lost)}: not a finite number"
-            rows.append((run.cell.variant, str(run.cell.seed), told, run.cell.run.name))
+        if run.missing:
+            continue
+        names = [metric.name for metric in study.metrics]
+        lost = [n for n in names if not math.isfinite(run.values.get(n, 0.0))]
+        absent = [n for n in names if n not in run.values]
+        for which, why in ((lost, "not a finite number"), (absent, "no value")):
+            told = f"counted, but not in {', '.join(which)}: {why}"
+            if which:
+                rows.append((run.cell.variant, _seed(run), told, run.cell.run.name))
+    for run, why in damaged:
+        told = (
+            f"counted, but its curves are not drawn: {METRICS} is damaged ({facts.unplaced(why)})"
+        )
+        rows.append((run.cell.variant, _seed(run), told, run.cell.run.name))
     title = "Runs that failed or do not count"
     if not rows:
         return Section(title, ("None.",))
@@ -221,7 +241,7 @@ def _runs(study: Study) -> Section:
         rows.append(
             (
                 run.cell.variant,
-                str(run.cell.seed),
+                _seed(run),
                 NONE if value is None else f"{value:.6g}",
                 str(result.steps) if result else NONE,
                 f"{result.seconds:.1f}" if result else NONE,
@@ -262,6 +282,10 @@ def _method() -> Section:
             "corrected p is below that.",
             f"Detectable is the smallest true difference that as many seeds show with probability "
             f"{POWER:.0%}, uncorrected. What is smaller may be there unseen.",
+            "A verdict of no difference larger than a limit takes the wider of two: what is "
+            "detectable at the level that Holm asks of the first of the comparisons, and the far "
+            "end of the interval. Where seeds are missing a verdict says how many: if they failed "
+            "for their results, those that are left flatter the variant.",
             "Equal values are given the spread of rounding to the smallest step in the metric.",
             "All of this is about other seeds on the same examples. What other test examples "
             "would tell is not part of it.",
@@ -272,6 +296,11 @@ def _method() -> Section:
 
 def _legend(study: Study) -> tuple[tuple[Markup, str], ...]:
     return tuple((swatch(i), v) for i, v in enumerate(study.variants) if study.of(v))
+
+
+def _seed(run: Run) -> str:
+    """The seed; a negative one stands for an unknown."""
+    return str(run.cell.seed) if run.cell.seed >= 0 else NONE
 
 
 def _amount(cost: float | None) -> str:

@@ -17,8 +17,13 @@ FIRST = ("jaxdl", "python", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint"
 LISTED = 16
 """Most entries of one field that are written out."""
 HEX = re.compile(r"^[0-9a-f]{16,}$")
-PLACE = re.compile(r"(^|[:=\s])[/~]\w")
+ENDS = r"\s:;,'\"()\[\]{}"
+PLACE = re.compile(
+    rf"""(?P<quote>['"])(?:/|~)[^'"]*(?P=quote)"""  # quoted, as it may hold spaces
+    rf"""|(?:(?<![^=<{ENDS}])|(?<=-[A-Z]))(?:(?:file://)?/[\w.][^{ENDS}]*|~[a-z/.][^{ENDS}]*)"""
+)
 """An absolute path: where things lie on one machine is nobody else's business."""
+HIDDEN = "(a place)"
 
 
 def passports(study: Study) -> Iterator[tuple[str, str, str]]:
@@ -34,10 +39,12 @@ def passports(study: Study) -> Iterator[tuple[str, str, str]]:
             values: dict[str, list[Run]] = {}
             for run in runs:
                 values.setdefault(found[id(run)].get(key, "absent"), []).append(run)
+            told = _apart(list(values))
             if len(values) == 1:
-                common.append(f"{key} {next(iter(values))}")
-            else:
-                apart += [(f"{name}.{key}", value, _who(study, of)) for value, of in values.items()]
+                common.append(f"{key} {told[0]}")
+                continue
+            for value, of in zip(told, values.values(), strict=True):
+                apart.append((f"{name}.{key}", value, _who(study, of)))
         if common:
             yield name, _list(common), "all"
     yield from apart[: 4 * LISTED]
@@ -82,20 +89,38 @@ def commands(study: Study) -> Iterator[tuple[str, str]]:
         for passport in list(found)[:1]:
             program, _, rest = passport.command.partition(" ")
             name = os.path.basename(program)
-            yield variant, f"{'jaxdl' if name == '__main__.py' else name} {rest}"
+            name = "jaxdl" if name == "__main__.py" else name
+            yield variant, f"{name} {unplaced(rest)}"
+
+
+def unplaced(text: str) -> str:
+    """`text` without absolute paths; of a file with a suffix the name is kept."""
+    return PLACE.sub(lambda match: _named(match[0].strip("'\"")), text)
+
+
+def _named(path: str) -> str:
+    name = path.rpartition("/")[2]
+    return f".../{name}" if "." in name.strip(".") else HIDDEN
+
+
+def _apart(values: list[str]) -> list[str]:
+    """How each of several values is told; those that would read alike are numbered."""
+    told = [_short(value) for value in values]
+    return [
+        text if told.count(text) == 1 else f"{text} #{told[: i + 1].count(text)}"
+        for i, text in enumerate(told)
+    ]
 
 
 def _flat(value: Any) -> dict[str, str]:
     value = tuple(value) if isinstance(value, list | tuple) else dict(value)
-    return {key: _short(found) for key, found in flatten(value).items() if key}
+    found = {key: value for key, value in flatten(value).items() if key}
+    return {k: "none" if value in (None, {}, ()) else str(value) for k, value in found.items()}
 
 
-def _short(value: Any) -> str:
-    """Digests to 12 digits; no paths, and nothing for what is not there."""
-    text = "none" if value in (None, {}, ()) else str(value)
-    if PLACE.search(text):
-        return "(a place on that machine)"
-    return text[:12] if HEX.match(text) else text
+def _short(text: str) -> str:
+    """Digests to 12 digits, and no paths."""
+    return text[:12] if HEX.match(text) else unplaced(text)
 
 
 def _list(common: list[str]) -> str:

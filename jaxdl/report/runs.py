@@ -22,6 +22,10 @@ COSTS = {
 """What a run may have cost, and how it is headed."""
 
 
+SWEEP = "sweep-"
+"""How the names of a sweep's folders begin."""
+
+
 @dataclass(frozen=True)
 class Cell:
     """One variant with one seed, and where it ran."""
@@ -42,6 +46,16 @@ class Run:
     result: Result | None
     missing: str
     """Why it does not count; empty where it does."""
+    damaged: bool = False
+    """Whether its records cannot be read."""
+
+    @property
+    def lack(self) -> str:
+        """Why it has no value of some metric, after a number of seeds."""
+        if not self.missing:
+            return "gave no value"
+        ended = self.result is not None and (self.result.finished or self.result.status == "failed")
+        return "failed" if ended or self.cell.error or self.damaged else "did not finish"
 
     @cached_property
     def values(self) -> dict[str, float]:
@@ -92,6 +106,9 @@ def load_runs(cells: Iterable[Cell]) -> tuple[Run, ...]:
 def find_runs(places: Sequence[Path]) -> list[Path]:
     """The run directories among `places` and anywhere below them, each once.
 
+    A sweep's trials are left out unless the place is the sweep's own folder: they are alternatives
+    that were searched, not variants to compare.
+
     Raises: InputError where a place holds none.
     """
     found: dict[Path, None] = {}
@@ -104,7 +121,7 @@ def find_runs(places: Sequence[Path]) -> list[Path]:
         if not here:
             raise InputError(
                 f"{place} holds no run (a folder with {PASSPORT}); `jaxdl train` makes them "
-                "under runs/."
+                f"under runs/. The trials of a sweep are taken by its folder, e.g. {SWEEP}default."
             )
         found |= dict.fromkeys(here)
     return list(found)
@@ -137,6 +154,8 @@ def _below(place: Path) -> list[Path]:
     """Runs under `place`, in order; what lies inside a run is its own affair."""
     found = []
     for child in sorted(p for p in place.iterdir() if p.is_dir() and not p.is_symlink()):
+        if child.name.startswith(SWEEP):
+            continue
         found += [child] if (child / PASSPORT).exists() else _below(child)
     return found
 
@@ -146,9 +165,14 @@ def _load(cell: Cell) -> Run:
         return Run(cell, None, None, cell.error or "it was not started")
     try:
         passport, result = read_passport(cell.run), read_result(cell.run)
+        run = Run(cell, passport, result, cell.error or _unfinished(result))
+        _ = run.values, run.config
     except InputError as error:
-        return Run(cell, None, None, cell.error or str(error))
-    return Run(cell, passport, result, cell.error or _unfinished(result))
+        return Run(cell, None, None, cell.error or str(error), damaged=True)
+    except (ValueError, TypeError, AttributeError) as error:
+        told = f"its records are damaged ({error}); restore them or leave that run out"
+        return Run(cell, None, None, cell.error or told, damaged=True)
+    return run
 
 
 def _unfinished(result: Result | None) -> str:

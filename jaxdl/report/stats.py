@@ -4,16 +4,16 @@ Intervals are Student's, of 95 %, on the paired difference wherever seeds are sh
 of one seed have in common cancels, and a difference of two like distributions is symmetric, which
 the t interval of three seeds needs and a skewed mean does not give it. A percentile bootstrap of
 so few covers far less. Equal values are no proof of zero spread where a metric moves in steps (an
-accuracy over 360 examples): they are given the spread of rounding to the smallest step seen.
-Without it, five variants of three such runs that are all the base are told apart in 8 studies of
-100 (in less than one with it).
+accuracy over 360 examples): they are given the spread of rounding to the smallest step seen, and
+so are values that differ by the rounding of floats alone. Without it, five variants of three such
+runs that are all the base are told apart in 8 studies of 100 (in less than one with it).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import special
@@ -21,6 +21,8 @@ from scipy import special
 ALPHA = 0.05
 POWER = 0.8
 MOST_SEEDS = 100_000
+NOISE = 1e-6
+"""Relative differences below it are the rounding of float32 sums."""
 NAN = math.nan
 
 
@@ -53,7 +55,17 @@ class Difference:
     visible: float
     """The smallest true difference that as many seeds show 4 times in 5."""
     same: bool
-    """Every pair is equal."""
+    """Every pair is equal; unpaired, all values are."""
+    df: float
+    """Degrees of freedom; 0 of a single seed."""
+    unused: int = 0
+    """Seeds of either that have no partner and take no part."""
+
+    def shown_at(self, alpha: float) -> float:
+        """`visible` of a test at level `alpha`: with Holm, the level over the number of tests."""
+        if self.df <= 0:
+            return NAN
+        return _shift(self.df, POWER, alpha) * self.half / _quantile(self.df)
 
 
 def mean_of(values: Iterable[float], step: float = 0.0) -> Mean:
@@ -61,7 +73,7 @@ def mean_of(values: Iterable[float], step: float = 0.0) -> Mean:
     x = np.asarray(list(values), float)
     if not x.size:
         return Mean(0, NAN, NAN, NAN)
-    sd = _sd(x, step / math.sqrt(12))
+    sd = _sd(x, step, 1, _size(x) if np.ptp(x) else 0.0)
     return Mean(x.size, float(x.mean()), sd, _quantile(x.size - 1) * sd / math.sqrt(x.size))
 
 
@@ -70,27 +82,29 @@ def compare(
 ) -> Difference | None:
     """`other` minus `base`, finite values by seed; None where either has none.
 
-    Paired over the seeds they share if these are at least half of the smaller group, else Welch's.
+    Paired over the seeds they share if these are at least half of the smaller group and no single
+    one of several, else Welch's.
     """
     if not base or not other:
         return None
-    shared = sorted(base.keys() & other.keys())
-    if 2 * len(shared) < min(len(base), len(other)):
+    shared, fewer = sorted(base.keys() & other.keys()), min(len(base), len(other))
+    if len(shared) < max(fewer / 2, min(fewer, 2)):
         return _welch(np.array([*base.values()]), np.array([*other.values()]), step)
     x, y = (np.array([group[seed] for seed in shared]) for group in (base, other))
     gaps, n = y - x, len(shared)
-    sd = _sd(gaps, step / math.sqrt(6))
-    found = float(gaps.mean())
     same = bool((gaps == 0).all())
+    sd = _sd(gaps, step, 2, 0.0 if same else _size(x, y))
+    found = float(gaps.mean())
     effect = _ratio(found, sd, n - 1)
-    return _difference(True, n, found, sd / math.sqrt(n), n - 1, sd, effect, same)
+    told = _difference(True, n, found, sd / math.sqrt(n), n - 1, sd, effect, same)
+    return replace(told, unused=len(base) + len(other) - 2 * n)
 
 
 def resolution(values: Iterable[float]) -> float:
-    """The smallest step between different values; 0 where all are equal."""
+    """The smallest step between different values; 0 where all are equal, but for rounding."""
     x = np.unique(np.asarray([v for v in values if math.isfinite(v)], float))
     gaps = np.diff(x)
-    gaps = gaps[gaps > 1e-9 * np.abs(x).max(initial=0.0)]
+    gaps = gaps[gaps > NOISE * np.maximum(np.abs(x[1:]), np.abs(x[:-1]))]
     return float(gaps.min(initial=math.inf)) if gaps.size else 0.0
 
 
@@ -158,13 +172,14 @@ def _welch(x: np.ndarray, y: np.ndarray, step: float) -> Difference:
     found, n = float(y.mean() - x.mean()), min(len(x), len(y))
     if n < 2:
         return _difference(False, n, found, NAN, 0, NAN, NAN, False)
-    sds = [_sd(group, step / math.sqrt(12)) for group in (x, y)]
+    same = not np.ptp(np.concatenate([x, y]))
+    sds = [_sd(group, step, 1, 0.0 if same else _size(group)) for group in (x, y)]
     parts = [sd**2 / len(group) for sd, group in zip(sds, (x, y), strict=True)]
     weights = [part**2 / (len(g) - 1) for part, g in zip(parts, (x, y), strict=True)]
     df = sum(parts) ** 2 / sum(weights) if sum(weights) else len(x) + len(y) - 2
     sd, freedom = pooled([(s, len(g) - 1) for s, g in zip(sds, (x, y), strict=True)])
     effect = _ratio(found, sd, freedom)
-    return _difference(False, n, found, math.sqrt(sum(parts)), df, sd, effect, False)
+    return _difference(False, n, found, math.sqrt(sum(parts)), df, sd, effect, same)
 
 
 def _difference(
@@ -179,18 +194,25 @@ def _difference(
 ) -> Difference:
     """What follows from the standard error of a difference."""
     if df <= 0:
-        return Difference(paired, n, found, NAN, NAN, NAN, NAN, NAN, same)
+        return Difference(paired, n, found, NAN, NAN, NAN, NAN, NAN, same, 0)
     p = 2 * special.stdtr(df, -abs(found) / error) if error else float(found == 0)
     half, visible = _quantile(df) * error, _shift(df, POWER) * error
-    return Difference(paired, n, found, half, sd, effect, float(p), visible, same)
+    return Difference(paired, n, found, half, sd, effect, float(p), visible, same, df)
 
 
-def _sd(x: np.ndarray, least: float) -> float:
-    """The sample's standard deviation; `least` where all are equal, NaN of one."""
+def _sd(x: np.ndarray, step: float, roundings: int, size: float) -> float:
+    """The sample's standard deviation; NaN of one.
+
+    Where there is none but of floats of that `size`, it is that of `roundings` to `step`.
+    """
     if len(x) < 2:
         return NAN
-    sd = float(x.std(ddof=1))
-    return sd if sd > 1e-12 * np.abs(x).max() else least
+    sd, least = float(x.std(ddof=1)), NOISE * size
+    return sd if sd > max(step / 100, least) else max(step * math.sqrt(roundings / 12), least)
+
+
+def _size(*groups: np.ndarray) -> float:
+    return max(float(np.abs(group).max()) for group in groups)
 
 
 def _ratio(found: float, sd: float, df: int) -> float:
@@ -208,10 +230,10 @@ def _design(n: int, paired: bool) -> tuple[int, float]:
     return (n - 1, math.sqrt(1 / n)) if paired else (2 * n - 2, math.sqrt(2 / n))
 
 
-def _quantile(df: float) -> float:
-    return float(special.stdtrit(df, 1 - ALPHA / 2)) if df > 0 else NAN
+def _quantile(df: float, alpha: float = ALPHA) -> float:
+    return float(special.stdtrit(df, 1 - alpha / 2)) if df > 0 else NAN
 
 
-def _shift(df: float, wanted: float) -> float:
+def _shift(df: float, wanted: float, alpha: float = ALPHA) -> float:
     """The noncentrality at which the t test of `df` has the power `wanted`."""
-    return float(special.nctdtrinc(df, 1 - wanted, _quantile(df))) if df > 0 else NAN
+    return float(special.nctdtrinc(df, 1 - wanted, _quantile(df, alpha))) if df > 0 else NAN

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from jaxdl.report.stats import ALPHA, Difference
@@ -15,7 +16,7 @@ UP = frozenset(
 DOWN = frozenset(
     "bits cer distance ece error fid frechet loss mae mse nll perplexity rmse seconds wer".split()
 )
-SHARES = frozenset("accuracy auc dice ece error f1 iou map precision recall top5".split())
+SHARES = frozenset("accuracy auc dice ece f1 iou map precision recall top5".split())
 """Words in the names of metrics that are shares of one and told in percent."""
 NONE = "\N{EN DASH}"
 PLUS_MINUS = "\N{PLUS-MINUS SIGN}"
@@ -94,17 +95,30 @@ def seeds(n: int) -> str:
     return f"{n} seed" + "s" * (n != 1)
 
 
-def verdict(found: Difference | None, corrected: float, scale: Scale, base: str, tests: int) -> str:
+def losing(lost: Mapping[int, str], kept: int, of: str = "") -> str:
+    """`2 of 5 seeds failed`, of `kept` and `lost` ones; empty where none was lost."""
+    total, reasons = seeds(kept + len(lost)), Counter(lost.values())
+    return ", ".join(f"{count} of {total}{of} {why}" for why, count in reasons.items())
+
+
+def nothing(metric: str, lost: Mapping[int, str], of: str = "") -> str:
+    """Why there is no verdict at all, of what has no value of `metric`."""
+    if "gave no value" in lost.values():
+        return f"no value of {metric}{of}"
+    return f"no finished run{of} to compare" + " with" * bool(of)
+
+
+def verdict(found: Difference, corrected: float, scale: Scale, base: str, tests: int) -> str:
     """One plain line; `corrected` is Holm's p among `tests` comparisons with `base`."""
-    if found is None:
-        return "no finished run to compare"
+    pairs = f" in the {found.n} pairs" if found.unused and found.n > 1 else ""
     if found.same and found.n > 1:
-        return f"no difference: the same numbers as {base} in all {seeds(found.n)}"
-    size = scale.interval(abs(found.difference), found.half) + scale.unit
+        both = " that both have" if found.unused else ""
+        return f"no difference: the same numbers as {base} in all {seeds(found.n)}{both}"
+    size = scale.interval(abs(found.difference), found.half) + scale.unit + pairs
     if found.n < 2:
         if not found.difference:
             return f"the same number as {base}; one seed tells no more"
-        return f"{scale.way(found.difference)} by {size} with one seed, which tells no interval"
+        return f"one seed tells no interval: {scale.way(found.difference)} by {size} there"
     if corrected < ALPHA:
         return f"{scale.way(found.difference)} by {size}"
     if found.p < ALPHA:
@@ -112,6 +126,10 @@ def verdict(found: Difference | None, corrected: float, scale: Scale, base: str,
             f"unclear: {scale.way(found.difference)} by {size} taken alone, but p is "
             f"{probability(corrected)} among {tests} comparisons"
         )
-    least = scale.value(found.visible, found.visible) + scale.unit
+    limit = max(found.shown_at(ALPHA / max(tests, 1)), abs(found.difference) + found.half)
+    least = scale.value(limit, limit) + scale.unit
     measured = scale.interval(found.difference, found.half, sign=True)
-    return f"no difference larger than {least} can be seen with {seeds(found.n)} (found {measured})"
+    return (
+        f"no difference larger than {least} can be seen with {seeds(found.n)} "
+        f"(found {measured}{pairs})"
+    )

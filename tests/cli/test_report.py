@@ -72,12 +72,49 @@ def test_sources_of_several_files_and_edits_are_told_apart(jaxdl, tmp_path, monk
         synthetic.write_run(
             tmp_path / "runs" / str(i), "", i, synthetic.both(accuracy=0.5), source=source
         )
-    found = objects(jaxdl("report", "runs", "--json"))
+    told = jaxdl("report", "runs", "--json")
+    assert told.code == 2 and "--base a/exp:base" in told.words and "other:base" in told.words
+    found = objects(jaxdl("report", "runs", "--json", "--base", "other:base"))
     assert {o["variant"] for o in found} == {
         "a/exp:base",
         "b/exp:x optim.decay=0.1",
         "other:base",
     }
+
+
+def test_the_base_is_the_one_by_its_name_and_never_guessed(jaxdl, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    sources = ("a/exp.py:deep seed=0", "b/other.py seed=0", "b/other.py lr=[1] seed=0")
+    for i, source in enumerate(sources):
+        place = tmp_path / "runs" / "exp" / str(i)
+        synthetic.write_run(place, "", 0, synthetic.both(accuracy=0.5), source=source)
+    told = jaxdl("report", "runs/exp")
+    assert told.code == 0 and "other:base" in told.out and "minus other:base" in told.out
+    assert jaxdl("report", "runs/exp", "--base", "other:base lr=[1]").out.count("lr=[1]") >= 3
+    told = jaxdl("report", "runs/exp/0", "runs/exp/2")
+    assert told.code == 2 and "--base exp:deep" in told.words
+
+
+def test_the_trials_of_a_sweep_are_taken_only_by_name(jaxdl, runs):
+    place = runs / "exp" / "sweep-default"
+    source = "exp.py optim.peak_lr=0.1 seed=0"
+    synthetic.write_run(place / "trial-0", "", 0, synthetic.both(accuracy=0.5), source=source)
+    found = objects(jaxdl("report", runs, "--json"))
+    assert {o["variant"] for o in found} == {"base", "wide"}
+    (found, _) = objects(jaxdl("report", place, "--json"))
+    assert found["variant"] == "base optim.peak_lr=0.1"
+
+
+def test_runs_that_cannot_be_read_are_told_and_the_others_compared(jaxdl, runs):
+    for name, damage in (("wide-3", b'{"schema": 2}'), ("base-1", b"\xff")):
+        (runs / "exp" / name / "passport.json").write_bytes(damage)
+    told = jaxdl("report", runs)
+    assert told.code == 0 and "wide: better by" in told.out and "2 of 8 runs do not" in told.out
+    assert "unknown: no finished run to compare; 2 of 2 seeds failed" in told.out
+    page = Path("build/report/report.md").read_text()
+    assert "schema 2, this version reads 1; install the version" in page and "damaged" in page
+    told = jaxdl("report", runs / "exp" / "wide-3")
+    assert told.code == 2 and "schema 2" in told.words
 
 
 @pytest.mark.parametrize("command", ["report", "power"])

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from types import SimpleNamespace
 
 import pytest
 from optuna.exceptions import StorageInternalError
@@ -9,6 +10,7 @@ from optuna.exceptions import StorageInternalError
 from jaxdl.cli import sweep
 from jaxdl.core.loading import load_experiment
 from jaxdl.core.records import read_passport, read_result
+from jaxdl.search.space import Choice
 
 SPACE = """
 from jaxdl.search.space import Choice, LogUniform
@@ -94,6 +96,15 @@ def test_a_fault_of_the_default_storage_names_it(jaxdl, spaced, monkeypatch):
     told = jaxdl("sweep", "exp.py")
     assert told.code == 2
     assert "sqlite:///runs/exp/sweep-space/study.db does not answer (disk I/O error)" in told.words
+
+
+def test_brackets_of_a_choice_are_shown(capsys):
+    space = {"model.stages[0]": Choice(([16], [32]))}
+    plan = SimpleNamespace(spec="x.py", folder="runs", space=space)
+    study = SimpleNamespace(rows=list, total=2)
+    sweep._introduce(plan, study, SimpleNamespace(sampler="random", pruner="none"))
+    told = capsys.readouterr().out
+    assert "model.stages[0]" in told and "[16]" in told and "[32]" in told
 
 
 def test_a_file_without_a_space_says_how_to_write_one(jaxdl, place):

@@ -104,7 +104,16 @@ def test_what_fails_is_shown_and_counted(cells, tmp_path):
         ("vague", 8): "it is preempted after 100 steps",
     }
     assert found.headline.row("better").mean.n == 4
-    assert found.headline.row("vague").lost == (7,) and found.headline.row("vague").mean.n == 5
+    vague = found.headline.row("vague")
+    assert vague.lost == {7: "gave no value", 8: "did not finish"} and vague.mean.n == 5
+    assert found.verdicts["vague"].endswith(
+        "; 1 of 7 seeds did not finish, 1 of 7 seeds gave no value"
+    )
+    assert found.verdicts["better"].startswith("better by 1.")
+    assert found.verdicts["better"].endswith(
+        " in the 4 pairs; 1 of 6 seeds failed, 1 of 6 seeds did not finish"
+    )
+    assert "seeds" not in found.verdicts["worse"], "a repeated run of base is no lost seed"
     text = report.write_report(found, tmp_path / "out")[0].read_text()
     for reason in why.values():
         assert reason in text
@@ -116,13 +125,13 @@ def test_without_a_base_or_a_finished_run_there_is_a_report_that_says_so(cells, 
     others = [cell for cell in cells if cell.variant != "base"]
     found = told(others)
     assert "There is no run of base" in found.notes[0]
-    assert set(found.verdicts.values()) == {"no finished run to compare"}
+    assert set(found.verdicts.values()) == {"no finished run of base to compare with"}
     broken = [dataclasses.replace(cell, error="boom") for cell in cells]
     nothing = told(broken)
     assert nothing.headline is None and set(nothing.verdicts) == {*ACCURACY} - {"base"}
     for i, each in enumerate((found, nothing)):
         text, page = report.write_report(each, tmp_path / f"out{i}")
-        assert "no finished run to compare" in text.read_text() and page.stat().st_size > 1000
+        assert "no finished run " in text.read_text() and page.stat().st_size > 1000
 
 
 def test_runs_that_are_not_alike_are_told(cells, tmp_path):
@@ -143,7 +152,7 @@ def test_runs_that_are_not_alike_are_told(cells, tmp_path):
 
 def test_one_seed_gives_no_interval(cells):
     found = told([cell for cell in cells if cell.seed == 3])
-    assert found.verdicts["better"] == "better by 1.1 points with one seed, which tells no interval"
+    assert found.verdicts["better"] == "one seed tells no interval: better by 1.1 points there"
     assert found.verdicts["null"] == "the same number as base; one seed tells no more"
     assert math.isnan(found.headline.row("base").mean.half)
 
@@ -166,6 +175,78 @@ def test_a_damaged_result_is_a_failure_of_that_run_alone(cells):
     found = told(cells)
     assert [run.cell for run in found.failed] == [cells[0]]
     assert "is damaged" in found.failed[0].missing and found.headline.row("base").mean.n == 4
+
+
+def test_survivors_do_not_hide_the_seeds_that_failed(tmp_path):
+    """The worst seeds of `hot` fail, and what is left looks better; base loses one too."""
+    cells = [
+        synthetic.write_run(
+            tmp_path / f"{variant}{seed}",
+            variant,
+            seed,
+            synthetic.both(accuracy=0.90 + 0.001 * seed + 0.03 * (variant == "hot")),
+            status="failed" if (variant, seed) in {("hot", 3), ("hot", 4)} else "done",
+        )
+        for variant in ("base", "hot")
+        for seed in range(5)
+    ]
+    assert told(cells).verdicts["hot"].endswith(" points in the 3 pairs; 2 of 5 seeds failed")
+    (cells[0].run / "result.json").unlink()
+    found = told(cells)
+    end = "; 2 of 5 seeds failed; 1 of 5 seeds of base did not finish"
+    assert found.verdicts["hot"].endswith(end)
+    lines = [line for line in found.lines() if line["headline"]]
+    assert [(o["seeds"], o["failed"], o["pairs"]) for o in lines] == [(4, 1, None), (3, 2, 2)]
+
+
+def test_one_run_with_a_test_metric_does_not_take_the_headline(tmp_path):
+    def cell(variant, seed, **splits):
+        place = tmp_path / f"{variant}{seed}"
+        return synthetic.write_run(place, variant, seed, splits)
+
+    cells = [
+        cell(
+            v,
+            s,
+            valid={"accuracy": 0.9 + 0.01 * (v == "wide") + 0.001 * (s * s + (v == "wide" and s))},
+        )
+        for v in ("base", "wide")
+        for s in range(3)
+    ]
+    cells.append(cell("wide", 3, valid={"accuracy": 0.91}, test={"accuracy": 0.8}))
+    found = told(cells)
+    assert found.headline.name == "valid/accuracy" and "better" in found.verdicts["wide"]
+    (test,) = (m for m in found.metrics if m.name == "test/accuracy")
+    assert test.row("wide").verdict == (
+        "no value of test/accuracy of base; 3 of 4 seeds gave no value; "
+        "3 of 3 seeds of base gave no value"
+    )
+    text = report.write_report(found, tmp_path / "out")[0].read_text()
+    assert text.count("counted, but not in test/accuracy: no value") == 6
+
+
+def test_a_limit_holds_the_whole_interval_and_counts_the_tests():
+    base, other = [0.900, 0.905, 0.902, 0.908], [0.906, 0.904, 0.915, 0.912]
+    found = compare(dict(enumerate(base)), dict(enumerate(other)))
+    assert 0.05 < found.p < 0.2
+    scale = scale_of("test/accuracy", base)
+    end = 100 * (found.difference + found.half)
+    limits = [
+        float(verdict(found, 0.9, scale, "base", n).split("than ")[1].split()[0]) for n in (1, 8)
+    ]
+    assert end - 0.1 <= limits[0] < limits[1]
+    assert limits[1] == pytest.approx(100 * found.shown_at(0.05 / 8), abs=0.1)
+
+
+def test_a_damaged_number_is_a_failure_of_that_run_alone(cells):
+    result = json.loads((cells[0].run / "result.json").read_text())
+    result["metrics"]["test"]["accuracy"] = "high"
+    (cells[0].run / "result.json").write_text(json.dumps(result))
+    (cells[1].run / "result.json").write_bytes(b"\xff\xfe{")
+    found = told(cells)
+    assert [run.cell for run in found.failed] == cells[:2]
+    assert all("damaged" in run.missing for run in found.failed)
+    assert found.verdicts["worse"].endswith("; 2 of 5 seeds of base failed")
 
 
 @pytest.mark.row("R-027")
@@ -198,14 +279,14 @@ def test_means_and_lines_are_those_of_the_records(cells):
             (-0.002, 0.01, 0.5),
             1.0,
             "max",
-            "no difference larger than 1.5 points can be seen with 5 seeds "
+            "no difference larger than 2.0 points can be seen with 5 seeds "
             f"(found {MINUS}0.2 ± 1.0)",
         ),
     ],
 )
 def test_the_words_of_a_verdict(found, corrected, mode, words):
     difference, half, p = found
-    gap = Difference(True, 5, difference, half, 0.01, 1.0, p, 0.015, False)
+    gap = Difference(True, 5, difference, half, 0.01, 1.0, p, 0.015, False, 4)
     scale = dataclasses.replace(scale_of("test/accuracy", [0.5]), mode=mode)
     assert verdict(gap, corrected, scale, "base", 4) == words
 
@@ -215,6 +296,8 @@ def test_names_tell_the_way_and_the_unit():
     assert scale_of("test/accuracy", [0.2, 90.0]).share is False, "it is in percent already"
     assert scale_of("valid/critic.loss", [0.2]).mode == "min"
     assert scale_of("valid/loss", [0.2]).share is False
+    error = scale_of("valid/error", [0.2])
+    assert error.share is False and error.mode == "min", "it may be of a regression"
     assert scale_of("valid/entropy", [0.2]).mode == ""
     assert scale_of("valid/entropy", [0.2], "max").mode == "max"
 

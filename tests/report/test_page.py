@@ -11,12 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jaxdl import report
-from jaxdl.core.errors import InputError
 from jaxdl.core.loading import load_file
 from jaxdl.core.records import METRICS, PASSPORT, read_records, read_result
 from jaxdl.report.bands import POINTS, bands, pareto
 from jaxdl.report.charts import front_of
-from jaxdl.report.facts import passports
+from jaxdl.report.facts import commands, passports, unplaced
 from jaxdl.report.svg import Axis, span, tick
 
 synthetic = load_file(__file__.replace("test_page", "synthetic"))
@@ -120,7 +119,7 @@ def test_every_number_of_the_runs_is_the_records(made):
             for c in cells
             if c.variant == row[0] and not c.error
         ]
-        assert int(row[1]) == len(values)
+        assert int(row[1].split()[0]) == len(values)
         assert float(row[2].split()[0]) == pytest.approx(100 * np.mean(values), abs=0.05)
 
 
@@ -207,8 +206,8 @@ def test_of_many_packages_the_ones_that_matter_and_all_that_differ_are_listed(tm
 
 def test_curves_are_the_means_of_the_records(made):
     cells, study, _, _ = made
-    found = bands(study)
-    assert list(found)[:2] == ["valid/accuracy", "train/accuracy"]
+    found, damaged = bands(study)
+    assert damaged == [] and list(found)[:2] == ["valid/accuracy", "train/accuracy"]
     assert "train/lr" not in found
     mine = [c for c in cells if c.variant == "base"]
     read = [[r.values["loss"] for r in read_records(c.run) if r.split == "train"] for c in mine]
@@ -230,18 +229,63 @@ def test_few_points_are_drawn_as_they_are_and_gaps_stay_gaps(tmp_path):
         )
         for s in range(2)
     ]
-    band = bands(report.study(cells, title="t"))["train/loss"]["base"]
+    band = bands(report.study(cells, title="t"))[0]["train/loss"]["base"]
     assert band.steps.tolist() == [1, 3, 4] and band.mean.tolist() == [1, 3, 4]
     _, page = report.write_report(report.study(cells, title="t"), tmp_path / "out")
     assert "nan" not in page.read_text().lower()
 
 
-def test_damaged_records_are_named(tmp_path):
-    cell = synthetic.write_run(tmp_path / "a", "base", 0, synthetic.both(loss=1.0), points=3)
-    with (cell.run / METRICS).open("a") as lines:
-        lines.write("{broken\n")
-    with pytest.raises(InputError, match=r"metrics\.jsonl is damaged"):
-        bands(report.study([cell], title="t"))
+@pytest.mark.parametrize("damage", [b"{broken\n", b"\xff\n", b"[1]\n", b'{"values": 3}\n'])
+def test_damaged_records_are_named_and_the_others_drawn(tmp_path, damage):
+    cells = [
+        synthetic.write_run(tmp_path / str(s), "base", s, synthetic.both(loss=1.0), points=3)
+        for s in range(2)
+    ]
+    with (cells[0].run / METRICS).open("ab") as lines:
+        lines.write(damage)
+    text, page = report.write_report(report.study(cells, title="t"), tmp_path / "out")
+    for told in (text.read_text(), page.read_text()):
+        assert "counted, but its curves are not drawn: metrics.jsonl is damaged" in told
+        assert str(tmp_path) not in told
+    assert 'class="line' in page.read_text()
+
+
+def test_places_are_hidden_and_what_differs_is_not(tmp_path):
+    def passport_with(seed, **fields):
+        cell = synthetic.write_run(tmp_path / str(seed), "base", seed, synthetic.both(loss=1.0))
+        passport = json.loads((cell.run / PASSPORT).read_text())
+        (cell.run / PASSPORT).write_text(json.dumps(passport | fields))
+        return cell
+
+    flags = [
+        {"PYTHONPATH": "/home/a/lib", "XLA_FLAGS": "--xla_dump_to=/tmp/a --xla_x=1"},
+        {"PYTHONPATH": "/home/b/lib", "XLA_FLAGS": "--xla_dump_to=/tmp/a --xla_x=2"},
+    ]
+    code = [{"file": "a" * 12 + "0" * 4}, {"file": "a" * 12 + "1" * 4}]
+    command = "/home/a/bin/jaxdl train '/home/a b/exp.py:x' --run-dir=/home/a/r --set data=~/x a/b"
+    cells = [passport_with(i, flags=flags[i], code=code[i], command=command) for i in range(2)]
+    found = report.study(cells, title="t")
+    rows = list(passports(found))
+    for row in (
+        ("flags.PYTHONPATH", "(a place) #1", "base (seed 0)"),
+        ("flags.PYTHONPATH", "(a place) #2", "base (seed 1)"),
+        ("flags.XLA_FLAGS", "--xla_dump_to=(a place) --xla_x=2", "base (seed 1)"),
+        ("code.file", "a" * 12 + " #2", "base (seed 1)"),
+    ):
+        assert row in rows
+    told = "jaxdl train .../exp.py:x --run-dir=(a place) --set data=(a place) a/b"
+    assert list(commands(found)) == [("base", told)]
+    assert (
+        unplaced("gs://bucket/x a/b 1/2 file:///home/a/t.npy") == "gs://bucket/x a/b 1/2 .../t.npy"
+    )
+
+
+def test_what_is_folded_away_can_be_opened_on_paper_where_it_is_not_printed(made):
+    """Only where a style can open what is folded may its handle be hidden."""
+    style = made[3].split("<style>")[1].split("</style>")[0]
+    before, hidden, _ = style.partition("summary { display: none; }")
+    guard = before.rpartition("@supports selector(details::details-content) {")[2]
+    assert hidden and guard != before and guard.count("{") == guard.count("}")
 
 
 @pytest.mark.row("R-026")

@@ -194,6 +194,52 @@ def test_equal_differences_on_a_grid_are_no_proof():
     )
 
 
+@pytest.mark.parametrize("kind", [np.float32, np.float64])
+def test_rounding_of_floats_is_no_spread(kind):
+    """Each of three seeds has one example of 50,000 more right, which floats tell unevenly."""
+    rng = np.random.default_rng(0)
+    for right in rng.integers(45_000, 49_999, (300, 3)):
+        x, y = (np.asarray(n, kind) / kind(50_000) for n in (right, right + 1))
+        step = resolution([*x, *y])
+        assert compare(by_seed(x), by_seed(y), step).p > 0.05
+        assert mean_of(x[[0, 0, 0]] + np.array([0, 1e-9, 0]), step).sd >= step / 4
+    assert resolution([0.5, 0.5 + 3e-8, 0.502, 1e9]) == pytest.approx(0.002, rel=1e-4), (
+        "but for rounding"
+    )
+    near = compare(by_seed([0.9] * 3), by_seed(np.float32([0.9, 0.9, 0.9])))
+    assert near.difference and near.p > 0.05, "the last bit alone"
+    loss = compare(by_seed([1e-9, 2e-9, 4e-9]), by_seed([3e-9, 4e-9, 6.5e-9]))
+    assert loss.p < 0.01, "small numbers are not noise by that"
+
+
+def test_one_shared_seed_of_several_makes_no_pair():
+    x, y = {0: 1.0, 1: 2.0, 2: 4.0}, {2: 5.0, 7: 6.0}
+    found = compare(x, y)
+    assert not found.paired and found.n == 2 and math.isfinite(found.half)
+    assert found.difference == pytest.approx(5.5 - 7 / 3)
+    one = compare(x, {2: 5.0})
+    assert one.paired and (one.n, one.unused, one.difference) == (1, 2, 1.0)
+    assert compare(x, {2: 5.0, 0: 6.0, 9: 1.0}).unused == 2
+    assert compare(x, x).unused == 0
+
+
+@pytest.mark.parametrize("tests", [1, 5, 20])
+def test_what_is_visible_among_several_tests_is_shown_as_often(tests):
+    rng, n = np.random.default_rng(tests), 5
+    x, y = rng.normal(size=n), rng.normal(size=n)
+    found = compare(by_seed(x), by_seed(y))
+    assert found.shown_at(0.05) == pytest.approx(found.visible)
+    shift = found.shown_at(0.05 / tests) / found.sd * math.sqrt(n)
+    edge = special.stdtrit(n - 1, 1 - 0.025 / tests)
+    assert scipy_stats.nct.sf(edge, n - 1, shift) == pytest.approx(0.8, abs=1e-4)
+    assert math.isnan(compare({0: 1.0}, {0: 2.0}).shown_at(0.05))
+
+
+def test_unpaired_equal_values_are_the_same():
+    found = compare(by_seed([0.5] * 3), by_seed([0.5] * 3, first=9), 0.0)
+    assert not found.paired and found.same and found.p == 1.0
+
+
 def coverage(draw, n, repeats, effect=0.37, seed=0):
     """Shares of the intervals of the paired difference and of the mean that hold the truth."""
     rng = np.random.default_rng([seed, n])
