@@ -162,16 +162,17 @@ def _conclusion(
     say: Callable[[Tried], None],
 ) -> Verdict:
     """What is left where nothing is the cause alone."""
+    left = (*(d for t in tried if t.effect == "failed" for d in t.differences), *untried)
     moving = tuple(d for t in tried if t.effect in ("part", "failed") for d in t.differences)
     if len(moving) > 1:
         tried.append(judge(moving))
         say(tried[-1])
         if tried[-1].effect == "cause":
             return Verdict(moving, "together they give b's numbers", tuple(tried), untried)
-    if untried and not moving:
-        what = "it is" if len(untried) == 1 else "one of these is"
+    if left and all(t.effect != "part" for t in tried):
+        what = "it is" if len(left) == 1 else "one of these is"
         told = f"by elimination {what} the cause; a re-run cannot take it from b"
-        return Verdict(untried, told, tuple(tried), untried)
+        return Verdict(left, told, tuple(tried), untried)
     told = "what was tried does not explain b's numbers" + ", and not all could be" * bool(untried)
     return Verdict((), told, tuple(tried), untried)
 

@@ -88,19 +88,30 @@ def test_a_later_sitting_keeps_its_own_code_only_where_it_is_another(repository,
     }
 
 
+READ = ("MY_SCALE", "DB_PASS", "MYSQL_PWD", "HF_PAT", "HOOK", "SLACK_WEBHOOK", "SENTRY_DSN")
+
+
 def test_the_environment_that_matters_is_kept_and_secrets_are_not(tmp_path, monkeypatch):
-    (tmp_path / "exp.py").write_text("import os\nA = os.environ['MY_SCALE'] + os.getenv('OTHER')\n")
-    given = {"XLA_FLAGS": "--a", "MY_SCALE": "2", "OTHER": "x", "UNREAD": "y"}
-    hidden = {
-        "JAXDL_TOKEN": "secret",
-        "NVIDIA_API_KEY": "secret",
-        "TF_URL": "http://me:secret@host",
+    lines = [f"os.environ['{name}']" for name in READ]
+    (tmp_path / "exp.py").write_text("import os\nA = os.getenv('OTHER')\n" + "\n".join(lines))
+    plain = {"XLA_FLAGS": "--a", "OMP_NUM_THREADS": "3", "PYTHONPATH": "x"}
+    hidden = {name: "hunter2" for name in READ} | {
+        "OTHER": "hunter2",
+        "JAXDL_TOKEN": "hunter2",
+        "NVIDIA_API_KEY": "hunter2",
+        "HOOK": "https://host/services?k=hunter2",
+        "TF_CPP_URL": "http://me:hunter2@host",
+        "UNREAD": "y",
     }
-    for name, value in (given | hidden).items():
+    for name, value in (plain | hidden).items():
         monkeypatch.setenv(name, value)
     found = surroundings.environment([tmp_path / "exp.py"])
-    assert {k: found.get(k) for k in given} == given | {"UNREAD": None}
-    assert "secret" not in str(found)
+    assert {k: found.get(k) for k in plain} == plain
+    assert "hunter2" not in str(found)
+    digests = {name for name, value in found.items() if value.startswith("digest ")}
+    assert digests == {"MY_SCALE", "OTHER"} and digests == found.keys() & hidden.keys()
+    monkeypatch.setenv("MY_SCALE", "3")
+    assert surroundings.environment([tmp_path / "exp.py"])["MY_SCALE"] != found["MY_SCALE"]
     assert found["jax_enable_x64"] == "False"
 
 
