@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from jaxdl.core.records import Passport, Record, Result, read_passport, read_records, read_result
-from jaxdl.report.differences import Difference
+from jaxdl.report.differences import ABSENT, Difference
 from jaxdl.report.parting import compare
 from jaxdl.report.why import Explanation
 
@@ -180,17 +180,26 @@ def _conclusion(
 def _trial(passport: Passport, differences: Sequence[Difference]) -> Trial:
     experiment = copy.deepcopy(passport.experiment)
     trial = Trial(experiment, dict(passport.flags))
-    for d in differences:
+    going = sorted((d for d in differences if d.value is ABSENT), key=_place, reverse=True)
+    for d in (
+        *(d for d in differences if d.value is not ABSENT),
+        *going,
+    ):  # lists grow, then shrink
         if d.kind in ("config", "seed"):
             _put(experiment, d.path, d.value)
         elif d.kind == "environment":
             flags = {k: v for k, v in trial.flags.items() if k != d.name}
-            more = {} if d.value is None else {d.name: d.value}
+            more = {} if d.value is ABSENT else {d.name: d.value}
             trial = replace(trial, flags=flags | more)
         elif d.kind == "code":
             place, name = d.path
             trial = replace(trial, files=trial.files | {(place, name)})
     return trial
+
+
+def _place(d: Difference) -> list[tuple[int, str]]:
+    """Orders paths, entries of lists by number."""
+    return [(int(name) if name.isdigit() else 0, name) for name in d.path]
 
 
 def _put(experiment: Any, path: tuple[str, ...], value: Any) -> None:
@@ -200,8 +209,8 @@ def _put(experiment: Any, path: tuple[str, ...], value: Any) -> None:
         experiment = experiment[int(name)] if isinstance(experiment, list) else experiment[name]
     if isinstance(experiment, list):
         i = int(last)
-        experiment[i : i + 1] = [] if value is None else [value]
-    elif value is None:
+        experiment[i : i + 1] = [] if value is ABSENT else [value]
+    elif value is ABSENT:
         experiment.pop(last, None)
     else:
         experiment[last] = value
