@@ -146,8 +146,8 @@ def world(tmp_path_factory):
 def decoys(world):
     """What differs in every pair besides the plant and moves no number; a folder of packages."""
     edit(world.lab / "beside.py", "1", "2")
-    edit(world.tree / "jaxdl" / "models" / "vit.py", "import", "import sys\nimport")
-    edit(world.tree / "jaxdl" / "report" / "words.py", "import", "import sys\nimport")
+    for file in ("models/vit.py", "report/words.py"):
+        edit(world.tree / "jaxdl" / file, "import annotations\n", "import annotations\n\nA = 1\n")
     packages = world.top / "packages"
     (packages / "another_one-1.2.dist-info").mkdir(parents=True, exist_ok=True)
     return packages, {"OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2"}
