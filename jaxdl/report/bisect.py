@@ -180,11 +180,9 @@ def _conclusion(
 def _trial(passport: Passport, differences: Sequence[Difference]) -> Trial:
     experiment = copy.deepcopy(passport.experiment)
     trial = Trial(experiment, dict(passport.flags))
-    going = sorted((d for d in differences if d.value is ABSENT), key=_place, reverse=True)
-    for d in (
-        *(d for d in differences if d.value is not ABSENT),
-        *going,
-    ):  # lists grow, then shrink
+    there = (d for d in differences if d.value is not ABSENT)
+    gone = sorted((d for d in differences if d.value is ABSENT), key=_place, reverse=True)
+    for d in (*there, *gone):  # lists shrink from their end, so the numbers of entries hold
         if d.kind in ("config", "seed"):
             _put(experiment, d.path, d.value)
         elif d.kind == "environment":
