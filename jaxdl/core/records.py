@@ -26,11 +26,11 @@ import numpy as np
 from jaxdl.core.errors import InputError
 
 SCHEMA = 1
+OUTSIDE = ("cli", "report", "bench", "plan", "search", "serve", "export", "interpret")
+"""Packages of jaxdl that no training needs."""
 STAMPED = ("command", "code", "versions", "devices", "flags", "kernels")
 PASSPORT, METRICS, RESULT = "passport.json", "metrics.jsonl", "result.json"
 CODE, PATCH, OWN_PATCH = "code.json", "code.patch", "jaxdl.patch"
-OUTSIDE = ("cli", "report", "bench", "plan", "search", "serve", "export", "interpret")
-"""Packages of jaxdl that no training needs."""
 CHECKPOINTS, TENSORBOARD = "checkpoints", "tensorboard"
 
 
