@@ -21,13 +21,14 @@ def reached(
 
     None of `but`, and nothing through them.
     """
-    found = {file.resolve() for file in files}
+    found, tried = {file.resolve() for file in files}, set()
     todo = sorted(found)
     while todo:
         file = todo.pop()
         for folder, name in _named(file):
-            places = [folder] if folder else [*roots, file.parent]
-            new = {f for place in places for f in _modules(place, name)} - found - but
+            places = {(p, name) for p in ([folder] if folder else [*roots, file.parent])} - tried
+            new = {f for place in places for f in _modules(*place)} - found - but
+            tried |= places
             found |= new
             todo += sorted(new)
     return found
