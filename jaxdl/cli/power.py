@@ -15,6 +15,7 @@ from rich.table import Table
 from jaxdl.cli import screen
 from jaxdl.cli.report import cells_of
 from jaxdl.core.errors import InputError
+from jaxdl.core.loading import split_source
 from jaxdl.report import Study, find_runs, study
 from jaxdl.report.comparison import Metric
 from jaxdl.report.stats import (
@@ -132,9 +133,10 @@ def lines(metric: Metric, spreads: Sequence[Spread], effect: float | None, wante
 
 def _place(name: str) -> Path:
     """The folder of an experiment's runs, or the folder itself."""
-    if ".py" not in name:
+    file, _ = split_source(name)
+    if not file:
         return Path(name)
-    folder = Path("runs") / Path(name.partition(".py")[0]).name
+    folder = Path("runs") / Path(file).stem
     if not folder.is_dir():
         raise InputError(
             f"{name} has no runs in {folder} yet; run some seeds first: jaxdl train {name} "

@@ -15,6 +15,7 @@ from rich.table import Table
 
 from jaxdl.cli import screen
 from jaxdl.core.errors import InputError, suggest
+from jaxdl.core.loading import split_source
 from jaxdl.core.nodes import children, flatten
 from jaxdl.core.records import Passport, read_passport
 from jaxdl.report import Cell, Study, find_runs, study, write_report
@@ -182,13 +183,16 @@ def print_study(found: Study) -> None:
 
 def _by_source(passports: dict[Path, Passport]) -> dict[Path, str]:
     """Variant and edits, seeds aside; with the file where there are several."""
-    files = {place: passport.source.partition(".py")[0] for place, passport in passports.items()}
+    files = {
+        place: split_source(passport.source)[0].removesuffix(".py")
+        for place, passport in passports.items()
+    }
     several = len(set(files.values())) > 1
     stems = Counter({Path(file).name: 0 for file in files.values()})
     stems.update(Path(file).name for file in set(files.values()))
     labels = {}
     for place, passport in passports.items():
-        rest = passport.source.partition(".py")[2]
+        rest = split_source(passport.source)[1]
         variant, *edits = rest.split(" ")
         kept = [edit for edit in edits if edit and not edit.startswith("seed=")]
         label = " ".join([variant.removeprefix(":") or "base", *kept])

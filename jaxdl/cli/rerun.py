@@ -10,12 +10,13 @@ import tempfile
 from pathlib import Path
 
 from jaxdl.cli import again
+from jaxdl.core import flags
 from jaxdl.core.errors import InputError
 from jaxdl.core.records import Code, Passport, read_code, read_passport, read_records, read_result
 from jaxdl.report.bisect import Outcome, Trial
 from jaxdl.report.differences import IDLE
 from jaxdl.report.sources import Sources
-from jaxdl.train.surroundings import PREFIXES, SETTINGS
+from jaxdl.train.surroundings import SETTINGS
 
 
 class Reruns:
@@ -41,6 +42,7 @@ class Reruns:
         place.mkdir()
         try:
             own, here = self._code(place, trial)
+            env = self._environment(trial, own)
         except InputError as error:
             return Outcome(failed=str(error))
         request = {
@@ -52,7 +54,7 @@ class Reruns:
         done = subprocess.run(
             [sys.executable, "-P", again.__file__, str(place / "request.json")],
             cwd=here,
-            env=self._environment(trial, own),
+            env=env,
             capture_output=True,
             text=True,
         )
@@ -64,20 +66,18 @@ class Reruns:
 
     def _environment(self, trial: Trial, own: Path) -> dict[str, str]:
         """This process's environment, with the trial's where it matters."""
-        kept = {
-            k: v for k, v in os.environ.items() if k.startswith(IDLE) or not k.startswith(PREFIXES)
-        }
+        known = {k for k in os.environ if k.startswith(flags.PREFIXES)}
+        known |= self._a.passport.flags.keys() | self._b.passport.flags.keys()
+        env = {k: v for k, v in os.environ.items() if k.startswith(IDLE) or k not in known}
         before = self._a.passport.flags
         for name, value in trial.flags.items():
             if name in SETTINGS:
                 if value != before.get(name):
-                    kept[name.upper()] = value
+                    env[name.upper()] = value
             elif not name.startswith(IDLE):
-                kept[name] = value
-        gone = {k for k in before if k not in trial.flags}
+                env[name] = _value(name, value)
         paths = [str(own), *filter(None, [trial.flags.get("PYTHONPATH")])]
-        kept["PYTHONPATH"] = os.pathsep.join(paths)
-        return {k: v for k, v in kept.items() if k not in gone}
+        return env | {"PYTHONPATH": os.pathsep.join(paths)}
 
     def _code(self, place: Path, trial: Trial) -> tuple[Path, Path]:
         """Where jaxdl is for a trial, and the folder to run in."""
@@ -112,6 +112,16 @@ class Reruns:
             file = folder / name
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_bytes(content)
+
+
+def _value(name: str, told: str) -> str:
+    """A variable's value; of what a passport keeps a digest, that of this process must fit."""
+    if not told.startswith(flags.DIGEST):
+        return told
+    value = os.environ.get(name, "")
+    if flags.kept(name, value) != told:
+        raise InputError(f"of {name} only a digest was kept; set it to what it was, and try again")
+    return value
 
 
 class _Side:

@@ -15,7 +15,14 @@ from jaxdl.core.experiment import Experiment
 from jaxdl.core.names import blame, load_file
 from jaxdl.core.nodes import at
 
-__all__ = ["ablations", "default_directory", "load_experiment", "load_file", "variants"]
+__all__ = [
+    "ablations",
+    "default_directory",
+    "load_experiment",
+    "load_file",
+    "split_source",
+    "variants",
+]
 
 NAME = r"\w[\w.+=-]*"
 """What a variant may be called."""
@@ -39,6 +46,15 @@ def load_experiment(spec: str, sets: Iterable[str] = ()) -> tuple[Experiment, st
     exp = change(exp, parse_edits(sets, exp))
     dump(exp)  # refuses lambdas and the like now, not after hours of training
     return exp, variant
+
+
+def split_source(source: str) -> tuple[str, str]:
+    """File and the rest of `file.py:variant path=value ...`; "" where there is no file.
+
+    A folder's name may hold `.py` too.
+    """
+    end = re.search(r"\.py(?=[: ]|$)", source)
+    return (source[: end.end()], source[end.end() :]) if end else ("", source)
 
 
 def ablations(path: str | Path) -> dict[str, Mapping[str, Any]]:

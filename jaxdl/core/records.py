@@ -27,6 +27,8 @@ import numpy as np
 from jaxdl.core.errors import InputError
 
 SCHEMA = 1
+OUTSIDE = ("cli", "report", "bench", "plan", "search", "serve", "export", "interpret")
+"""Packages of jaxdl that no training needs."""
 STAMPED = ("command", "code", "versions", "devices", "flags", "kernels")
 PASSPORT, METRICS, RESULT = "passport.json", "metrics.jsonl", "result.json"
 CODE, PATCH, OWN_PATCH = "code.json", "code.patch", "jaxdl.patch"
@@ -78,6 +80,10 @@ class Code:
     """Where each place was: a repository, or else the folder."""
     packages: Mapping[str, str]
     """One digest for the Python files of each package that makes numbers."""
+    ran: tuple[str, ...] | None = None
+    """Files of jaxdl that the run imports; None where that was not taken down yet."""
+    left_out: tuple[str, ...] = ()
+    """Files that the patches lack: too large, or secret by their names."""
     schema: int = SCHEMA
 
 
@@ -113,6 +119,12 @@ class Passport:
     sittings: tuple[Mapping[str, Any], ...] = ()
     """One entry per resumption: its `step`, and those of the `STAMPED` fields that had changed."""
     schema: int = SCHEMA
+
+
+def same_code(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
+    """Whether two passports' `code` are of one program: by the files that ran, where both tell."""
+    files = a.get("files"), b.get("files")
+    return files[0] == files[1] if all(files) else a == b
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from jaxdl.core.records import Passport, Record, Result, read_passport, read_records, read_result
-from jaxdl.report.differences import Difference
+from jaxdl.report.differences import ABSENT, Difference
 from jaxdl.report.parting import compare
 from jaxdl.report.why import Explanation
 
@@ -162,16 +162,17 @@ def _conclusion(
     say: Callable[[Tried], None],
 ) -> Verdict:
     """What is left where nothing is the cause alone."""
+    left = (*(d for t in tried if t.effect == "failed" for d in t.differences), *untried)
     moving = tuple(d for t in tried if t.effect in ("part", "failed") for d in t.differences)
     if len(moving) > 1:
         tried.append(judge(moving))
         say(tried[-1])
         if tried[-1].effect == "cause":
             return Verdict(moving, "together they give b's numbers", tuple(tried), untried)
-    if untried and not moving:
-        what = "it is" if len(untried) == 1 else "one of these is"
+    if left and all(t.effect != "part" for t in tried):
+        what = "it is" if len(left) == 1 else "one of these is"
         told = f"by elimination {what} the cause; a re-run cannot take it from b"
-        return Verdict(untried, told, tuple(tried), untried)
+        return Verdict(left, told, tuple(tried), untried)
     told = "what was tried does not explain b's numbers" + ", and not all could be" * bool(untried)
     return Verdict((), told, tuple(tried), untried)
 
@@ -179,17 +180,24 @@ def _conclusion(
 def _trial(passport: Passport, differences: Sequence[Difference]) -> Trial:
     experiment = copy.deepcopy(passport.experiment)
     trial = Trial(experiment, dict(passport.flags))
-    for d in differences:
+    there = (d for d in differences if d.value is not ABSENT)
+    gone = sorted((d for d in differences if d.value is ABSENT), key=_place, reverse=True)
+    for d in (*there, *gone):  # lists shrink from their end, so the numbers of entries hold
         if d.kind in ("config", "seed"):
             _put(experiment, d.path, d.value)
         elif d.kind == "environment":
             flags = {k: v for k, v in trial.flags.items() if k != d.name}
-            more = {} if d.value is None else {d.name: d.value}
+            more = {} if d.value is ABSENT else {d.name: d.value}
             trial = replace(trial, flags=flags | more)
         elif d.kind == "code":
             place, name = d.path
             trial = replace(trial, files=trial.files | {(place, name)})
     return trial
+
+
+def _place(d: Difference) -> list[tuple[int, str]]:
+    """Orders paths, entries of lists by number."""
+    return [(int(name) if name.isdigit() else 0, name) for name in d.path]
 
 
 def _put(experiment: Any, path: tuple[str, ...], value: Any) -> None:
@@ -199,8 +207,8 @@ def _put(experiment: Any, path: tuple[str, ...], value: Any) -> None:
         experiment = experiment[int(name)] if isinstance(experiment, list) else experiment[name]
     if isinstance(experiment, list):
         i = int(last)
-        experiment[i : i + 1] = [] if value is None else [value]
-    elif value is None:
+        experiment[i : i + 1] = [] if value is ABSENT else [value]
+    elif value is ABSENT:
         experiment.pop(last, None)
     else:
         experiment[last] = value

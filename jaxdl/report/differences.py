@@ -6,12 +6,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from jaxdl.core.flags import PREFIXES
+from jaxdl.core.nodes import ABSENT
 from jaxdl.core.records import STAMPED, Code, Passport
 
 Stage = Literal["start", "update", "evaluation", "any", "nothing"]
 """Where a difference shows first: in the first update's loss, after an update, in evaluation only,
 anywhere, or not in the numbers at all."""
-ABSENT = "absent"
 PART = "jaxdl.core.part:Part"
 
 STAGES: Mapping[str, Stage] = {
@@ -37,9 +38,13 @@ HOOKS: Mapping[str, Stage] = {
 IDLE = (
     *("PYTHONPATH", "JAX_COMPILATION_CACHE", "JAX_PERSISTENT_CACHE", "JAX_LOG", "JAX_TRACEBACK"),
     *("JAXDL_START_SECONDS", "JAXDL_TRACEBACK", "JAXDL_DATA", "TFDS_DATA_DIR"),
-    *("TF_CPP_", "JAX_ENABLE_COMPILATION_CACHE"),
+    *("TF_CPP_", "JAX_ENABLE_COMPILATION_CACHE", "MALLOC_", "NCCL_DEBUG"),
+    # Which devices of a kind; the kind and their number are told apart.
+    *("CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES"),
 )
 """How names of the environment begin that move no number by themselves."""
+THREADS = ("OMP_", "KMP_", "GOMP_", "MKL_", "OPENBLAS_")
+"""How names begin that tell the host's libraries how many threads to take, which seldom matters."""
 MAKES_DATA = ("numpy", "pillow", "scikit-learn", "scipy", "pandas", "grain", "array-record")
 MAKES_DATA += ("tensorflow-datasets", "tokenizers", "datasets", "opencv-python", "scikit-image")
 MAKES_NUMBERS = ("jax", "jaxlib", "flax", "optax", "chex", "clu", "ml-dtypes", "orbax-checkpoint")
@@ -57,8 +62,9 @@ ORDER = {
     "versions": 7,
     "devices": 8,
     "kernels": 9,
-    "other versions": 10,
-    "run": 11,
+    "threads": 10,
+    "other versions": 11,
+    "run": 12,
 }
 """What may have changed another is named before it: a seed, code or a decoder changes data."""
 
@@ -78,8 +84,8 @@ class Difference:
     """Smaller is likelier, as far as the kind of thing tells."""
     path: tuple[str, ...] = ()
     """Where it is in the experiment's JSON, or place and name of a file."""
-    value: Any = None
-    """What b has there, for a re-run; None for nothing."""
+    value: Any = ABSENT
+    """What b has there, for a re-run."""
 
 
 def of_config(a: Any, b: Any) -> list[Difference]:
@@ -90,8 +96,7 @@ def of_config(a: Any, b: Any) -> list[Difference]:
         kind = "seed" if name == "seed" else "config"
         stage = _stage(path, a, b)
         shown = (_shown(left), _shown(right))
-        value = None if right is ABSENT else right
-        found.append(Difference(kind, name, *shown, stage, ORDER[kind], path, value))
+        found.append(Difference(kind, name, *shown, stage, ORDER[kind], path, right))
     return found
 
 
@@ -111,10 +116,11 @@ def of_environment(a: Mapping[str, str], b: Mapping[str, str]) -> Iterator[Diffe
     for d in found:
         if d.name.islower() and d.name.upper() in variables:
             continue
-        known = d.name.startswith(("JAX", "XLA", "TF", "TPU", "LIBTPU", "NVIDIA", "CU", "jax_"))
-        order = ORDER["environment" if known else "environment of data"]
+        known = d.name.startswith((*PREFIXES, "jax_"))
+        kind = "environment" if known else "environment of data"
+        order = ORDER["threads" if d.name.startswith(THREADS) else kind]
         stage: Stage = "nothing" if d.name.startswith(IDLE) else "any"
-        yield Difference(d.kind, d.name, d.a, d.b, stage, order, value=b.get(d.name))
+        yield Difference(d.kind, d.name, d.a, d.b, stage, order, value=b.get(d.name, ABSENT))
 
 
 def of_versions(
@@ -128,7 +134,7 @@ def of_versions(
     few = min(len(one.versions), len(two.versions)) < 20
     names = names if few else one.versions.keys() | two.versions.keys()
     for name in sorted(names):
-        left, right = one.versions.get(name, ABSENT), two.versions.get(name, ABSENT)
+        left, right = (side.versions.get(name, repr(ABSENT)) for side in (one, two))
         if left != right:
             told.add(name)
             kind = "versions of data" if name in MAKES_DATA else "versions"
@@ -136,7 +142,7 @@ def of_versions(
             yield Difference("versions", name, left, right, "any", ORDER[kind])
     if code_a and code_b:
         for d in of_mapping("versions", code_a.packages, code_b.packages):
-            if d.name not in told and ABSENT not in (d.a, d.b):
+            if d.name not in told and repr(ABSENT) not in (d.a, d.b):
                 version = one.versions.get(d.name, "")
                 words = (f"{version} (files {d.a})", f"{version} (files {d.b})")
                 yield Difference("versions", d.name, *words, "any", ORDER["versions"])

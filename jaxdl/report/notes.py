@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from jaxdl.core.records import same_code
 from jaxdl.report.runs import Run, differences
 
 SHOWN = 4
@@ -52,7 +53,7 @@ def _provenance(runs: Sequence[Run]) -> Iterable[str]:
     for split in ("train", "valid", "test"):
         if len({p.data.get(split) for p in passports}) > 1:
             yield f"The {split} data are not the same in all runs."
-    if len({str(sorted(p.code.items(), key=str)) for p in passports}) > 1:
+    if not all(same_code(passports[0].code, p.code) for p in passports[1:]):
         yield "The code is not the same in all runs; the passports tell."
 
 

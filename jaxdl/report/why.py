@@ -6,7 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from jaxdl.core.nodes import ABSENT
 from jaxdl.core.records import (
+    OUTSIDE,
     Code,
     Passport,
     read_code,
@@ -15,12 +17,10 @@ from jaxdl.core.records import (
     read_result,
 )
 from jaxdl.report import differences as differ
-from jaxdl.report.differences import ABSENT, ORDER, Difference, Stage
+from jaxdl.report.differences import ORDER, Difference, Stage
 from jaxdl.report.parting import Comparison, Parting, compare
 from jaxdl.report.sources import Sources, first_change, same_program
 
-OUTSIDE = ("cli", "report", "bench", "plan", "search", "serve", "export", "interpret")
-"""Packages of jaxdl that no training imports."""
 FITS: dict[tuple[str, Stage], int] = {
     ("start", "update"): 2,
     ("start", "evaluation"): 2,
@@ -128,7 +128,10 @@ def _of_code(
     for place in ("jaxdl", "here"):
         left, right = code_a.files.get(place, {}), code_b.files.get(place, {})
         for d in differ.of_mapping("code", left, right):
-            yield _of_file(place, d, sources)
+            ran = (code_a.ran, code_b.ran) if place == "jaxdl" else ()
+            idle = bool(ran) and all(r is not None and d.name not in r for r in ran)
+            found = _of_file(place, d, sources)
+            yield replace(found, stage="nothing") if idle else found
 
 
 def _of_file(
@@ -143,7 +146,7 @@ def _of_file(
     rank = ORDER["code of data" if makes_data else "code"]
     found = replace(found, stage=stage, rank=rank, path=(place, found.name))
     texts = [source and source.text(place, found.name) for source in sources]
-    if ABSENT in (found.a, found.b) or None in texts:
+    if repr(ABSENT) in (found.a, found.b) or None in texts:
         return found
     if same_program(texts[0], texts[1]):
         return replace(found, stage="nothing", a="other comments or layout", b="")

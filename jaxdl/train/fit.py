@@ -108,7 +108,8 @@ def _warn_of_changes(
     """Says what is not as it was when a run was last trained, though it may go on."""
     code = first.sittings[-1].get("code", first.code) if first.sittings else first.code
     changed = [place for place in now.code if place in code and code[place] != now.code[place]]
-    if changed := [place for place in changed if place != "files"] or changed:
+    changed = [place for place in changed if place != "files"] or changed
+    if changed and not records.same_code(code, now.code):
         log.warning(
             "the code (%s) has changed since %s was last trained; choose another --run-dir to "
             "start anew.",

@@ -14,17 +14,8 @@ from typing import Any
 import jax
 
 import jaxdl
+from jaxdl.core import flags
 
-PREFIXES = (
-    *("JAX_", "JAXDL_", "FLAX_", "CHEX_", "XLA_", "TPU_", "LIBTPU_", "TFDS_"),
-    # Others share TF_: Terraform's variables may be secrets.
-    *("TF_CPP_", "TF_CUDNN_", "TF_DETERMINISTIC", "TF_DISABLE_", "TF_ENABLE_", "TF_FORCE_"),
-    *("TF_GPU_", "TF_NUM_", "TF_USE_", "TF_XLA_"),
-    *("NVIDIA_", "CUDA_", "CUDNN_", "CUBLAS_", "NCCL_", "OMP_", "KMP_", "GOMP_", "MKL_"),
-    *("OPENBLAS_", "MALLOC_", "LD_PRELOAD", "PYTHONHASHSEED", "PYTHONPATH"),
-)
-"""How names of the environment begin that may matter."""
-SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSW|CREDENTIAL|AUTH")
 SETTINGS = (
     "jax_enable_x64",
     "jax_default_matmul_precision",
@@ -55,18 +46,17 @@ def versions() -> dict[str, str]:
 def environment(files: Iterable[Path] = ()) -> dict[str, str]:
     """The part of the environment that may matter, names that the code in `files` reads included.
 
-    What may be a secret by its name, or is an address with a password, stays out.
+    Of names that only that code reads there are digests; what may be a secret stays out.
     """
     read = {name for file in files for name in READS.findall(file.read_text(errors="replace"))}
     found = {
-        name: value
+        name: flags.kept(name, value)
         for name, value in sorted(os.environ.items())
-        if (name.startswith(PREFIXES) or name in read)
-        and not SECRET.search(name.upper())
-        and not re.search(r"://[^/\s]*@", value)
+        if name.startswith(flags.PREFIXES) or name in read
     }
+    told = {name: value for name, value in found.items() if value is not None}
     settings = {name: str(getattr(jax.config, name)) for name in SETTINGS if _known(name)}
-    return found | settings
+    return told | settings
 
 
 def machine(devices: Sequence[jax.Device]) -> dict[str, Any]:

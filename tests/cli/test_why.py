@@ -5,6 +5,9 @@ import shutil
 
 import pytest
 
+from jaxdl.cli.rerun import _value
+from jaxdl.core import flags
+from jaxdl.core.errors import InputError
 from jaxdl.core.records import read_passport, read_records, read_result
 
 
@@ -148,3 +151,13 @@ def test_bisect_takes_the_code_of_the_other_run(jaxdl, run):
     told = jaxdl("why", "a", "b", "--bisect")
     cause = told.out.split("Cause:")[1]
     assert cause.startswith(" code exp.py:") and "alone" in cause, told.out
+
+
+def test_a_rerun_takes_a_variable_of_which_a_digest_was_kept_from_here(monkeypatch):
+    told = flags.kept("MY_SCALE", "1.5")
+    assert told and "1.5" not in told
+    monkeypatch.setenv("MY_SCALE", "1.5")
+    assert _value("MY_SCALE", told) == "1.5" and _value("XLA_FLAGS", "--a") == "--a"
+    monkeypatch.setenv("MY_SCALE", "2")
+    with pytest.raises(InputError, match="set it to what it was"):
+        _value("MY_SCALE", told)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from jaxdl.core import InputError, dump, load, load_experiment
-from jaxdl.core.loading import load_file, variants
+from jaxdl.core.loading import load_file, split_source, variants
 
 FILE = """
 from dataclasses import dataclass
@@ -198,3 +198,18 @@ def test_a_bad_set_keeps_its_path(folder):
 def test_what_does_not_serialise_is_refused_at_load(folder):
     text = message(load_experiment, "exps/study.py:lambda")
     assert text.startswith("Experiment.model.act: a lambda has no name")
+
+
+SOURCES = {
+    "exp.py": ("exp.py", ""),
+    "exp.py:deep seed=1": ("exp.py", ":deep seed=1"),
+    "exp.py data=other.py:Table": ("exp.py", " data=other.py:Table"),
+    "lab.py/exp.py:deep": ("lab.py/exp.py", ":deep"),
+    "a.pyx/exp.py": ("a.pyx/exp.py", ""),
+    "runs/exp": ("", "runs/exp"),
+}
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_a_source_begins_with_its_file(source):
+    assert split_source(source) == SOURCES[source]

@@ -22,7 +22,7 @@ from jaxdl.core.records import (
 )
 from jaxdl.optim import Lion
 from jaxdl.report import compare, explain
-from jaxdl.report.bisect import Outcome, bisect
+from jaxdl.report.bisect import Outcome, _trial, bisect
 from jaxdl.report.why import between, ranked
 from jaxdl.train.passport import issue
 from jaxdl.train.snapshot import take
@@ -157,6 +157,32 @@ def test_a_default_that_code_changed_comes_after_that_code():
     set_by_hand = replace(passports[1], source="exp.py model.activation=jax.numpy:tanh")
     found = between((passports[0], codes[0]), (set_by_hand, codes[1]))
     assert [d.kind for d in ranked(found, None)[0]] == ["config", "code"]
+
+
+def test_code_that_neither_run_imports_is_no_cause():
+    passports = [read_passport_of("jax.nn:relu")] * 2
+    names = ("jaxdl/models/vit.py", "jaxdl/models/mlp.py", "jaxdl/models/gpt.py")
+    ran = [names[1:2], names[1:]]
+    codes = [
+        Code({"jaxdl": dict.fromkeys(names, x), "here": {}}, {}, {}, r)
+        for x, r in zip("ab", ran, strict=True)
+    ]
+    likely, idle = ranked(between(*zip(passports, codes, strict=True)), None)
+    assert {d.name for d in likely} == {*names[1:]} and [d.name for d in idle] == [names[0]]
+    unknown = [(p, replace(c, ran=None)) for p, c in zip(passports, codes, strict=True)]
+    assert len(ranked(between(*unknown), None)[0]) == 3
+
+
+def test_variables_rank_by_what_they_can_move():
+    one = read_passport_of("jax.nn:relu")
+    flags = ("MALLOC_ARENA_MAX", "NCCL_DEBUG", "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS")
+    flags = dict.fromkeys((*flags, "XLA_FLAGS", "MY_SCALE"), "1")
+    two = replace(one, flags=flags, data={"train": "0"}, versions={"optax": "1"})
+    found = between((replace(one, versions={"optax": "2"}), None), (two, None))
+    likely, idle = ranked(found, None)
+    names = [d.name for d in likely]
+    assert names == ["MY_SCALE", "train", "XLA_FLAGS", "optax", "OMP_NUM_THREADS"]
+    assert {d.name for d in idle} == {"MALLOC_ARENA_MAX", "NCCL_DEBUG", "CUDA_VISIBLE_DEVICES"}
 
 
 def read_passport_of(activation):
@@ -302,3 +328,32 @@ def test_bisect_says_so_where_the_first_run_does_not_repeat_itself(lab):
     assert cause == [] and "does not repeat itself" in verdict.told
     _, _, verdict = found_by(b, recorded("c"), lambda *_: Outcome(failed="no such module"))
     assert "no such module" in verdict.told
+
+
+def test_bisect_tells_none_from_nothing(lab):
+    def outcome(trial):
+        exp = trial.experiment
+        return Outcome(records(4.0 + (exp.get("ema", 0) is None) + (exp["hooks"] == []), 3.0))
+
+    a = recorded("a")
+    exp = read_passport(a).experiment
+    b = recorded("b", losses=(5.0, 9.0), experiment=exp | {"ema": None})
+    assert found_by(a, b, lambda trial, until: outcome(trial))[0] == ["ema"]
+    c = recorded("c", losses=(6.0, 9.0), experiment=exp | {"ema": None, "hooks": []})
+    passport = read_passport(c)
+    both = [d for d in explain(a, c).likely + explain(a, c).idle if d.kind == "config"]
+    assert len(both) == 3
+    assert _trial(read_passport(a), both).experiment == passport.experiment
+
+
+def test_bisect_is_left_with_a_variable_of_which_only_a_digest_is_kept(lab, monkeypatch):
+    a = recorded("a")
+    monkeypatch.setenv("MY_SCALE", "2")
+    b = recorded("b", losses=(14.0, 9.0))
+
+    def rerun(trial, until):
+        known = "MY_SCALE" not in trial.flags
+        return Outcome(records(4.0, 3.0)) if known else Outcome(failed="only a digest")
+
+    cause, effects, verdict = found_by(a, b, rerun)
+    assert cause == ["MY_SCALE"] and effects == ["failed"] and "by elimination" in verdict.told

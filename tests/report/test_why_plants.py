@@ -1,6 +1,7 @@
 """Twenty causes of ten kinds, planted one by one in real runs: `why` names each first."""
 
 import io
+import os
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -142,17 +143,28 @@ def world(tmp_path_factory):
     return world_file.make(tmp_path_factory.mktemp("world"))
 
 
+def decoys(world):
+    """What differs in every pair besides the plant and moves no number; a folder of packages."""
+    edit(world.lab / "beside.py", "1", "2")
+    for file in ("models/vit.py", "report/words.py"):
+        edit(world.tree / "jaxdl" / file, "import annotations\n", "import annotations\n\nA = 1\n")
+    packages = world.top / "packages"
+    (packages / "another_one-1.2.dist-info").mkdir(parents=True, exist_ok=True)
+    return packages, {"OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2"}
+
+
 @pytest.fixture
 def planted(world):
-    """Plants one and runs it; the run without it, and the run with it."""
+    """Plants one, with the decoys, and runs it; the run without them, and the run with them."""
 
     def plant(name):
         plant = PLANTS[name]
         base = world.base(plant.variant)
         path = plant.act(world) if plant.act else None
-        env = dict(plant.env)
+        packages, more = decoys(world)
+        path = os.pathsep.join(str(p) for p in (path, packages) if p)
         named = name.replace(" ", "-")
-        return base, world.run(named, plant.variant, *plant.edits, path=str(path or ""), **env)
+        return base, world.run(named, plant.variant, *plant.edits, path=path, **more, **plant.env)
 
     yield plant
     world_file.restore(world)
@@ -170,6 +182,8 @@ def test_a_plant_is_named_first(name, planted):
     assert found.parting is not None, "the plant moved nothing"
     first = found.likely[0]
     assert f"{first.kind} {first.name}".startswith(PLANTS[name].names), found.likely
+    told = {d.name for d in (*found.likely, *found.idle)}
+    assert {"OMP_NUM_THREADS", "another-one", "PYTHONPATH"} <= told  # the decoys were there
 
 
 @pytest.mark.slow

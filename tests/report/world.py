@@ -125,6 +125,7 @@ def make(top: Path) -> World:
     (world.tree / "jaxdl" / "kernels").symlink_to("../kernels")
     world.lab.mkdir()
     (world.lab / "exp.py").write_text(EXPERIMENT)
+    (world.lab / "beside.py").write_text("OTHER = 1\n")
     digits = load_digits()
     np.save(world.lab / "table.npy", digits.images[:80].astype(np.uint8))
     for i in range(100):
