@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import jax
 
+from jaxdl import data
 from jaxdl.bench import trace
+from jaxdl.bench.feed import feed
 from jaxdl.core.flops import flops
-from jaxdl.train import Program, State, training_batches
+from jaxdl.core.task import Batch
+from jaxdl.train import Program, training_batches
 
 WARMUP = 2
+FED = 4
+"""Steps with their input per step that is traced."""
 MEMORY = ("argument", "output", "alias", "temp", "generated_code")
 
 
@@ -30,71 +38,109 @@ class Row:
 
 @dataclass(frozen=True)
 class Profile:
-    """What `profile` found. Operations on several threads or devices are added up."""
+    """What `profile` found. Operations on several threads or devices are added up; shares are 0
+    to 1."""
 
+    lower_s: float
+    """Tracing the Python code and lowering it."""
     compile_s: float
-    step_ms: float
-    """Wall time per step, without the profiler."""
+    """XLA's work after that; short where a compilation cache has the program."""
     first_batch_s: float
-    device_share: float
-    """Part of the traced time in which the compiled program computed; the rest waits for the
-    host."""
+    step_ms: float
+    """Wall time per step on one batch that is there already."""
+    fed_step_ms: float
+    """The same with its input: on batch after batch as the run loads and prefetches them."""
+    input_wait_share: float
+    """Part of `fed_step_ms` in which the step waits for its batch."""
+    device_idle_share: float
+    """Part of the traced time, with input, in which no operation of the compiled program ran."""
+    compile_share: float
+    """Part that lowering and compiling are of a whole run of the experiment's steps."""
     flops: int
     """Of a step: matrix products and convolutions, forward and backward."""
     memory_mb: dict[str, float]
     """Of the compiled step by kind; `temp` is what it needs besides its arguments and results."""
     phases: list[Row]
     modules: list[Row]
+    lines: list[Row]
     kinds: list[Row]
     ops: list[Row]
     """Slowest first, with the module each belongs to."""
 
 
 def profile(program: Program, folder: Path, steps: int = 5) -> Profile:
-    """Runs a few steps on one batch, `steps` of them traced into `folder`, and reads the trace.
+    """Runs a few steps, `steps` of them traced into `folder`, and reads the trace.
 
     Raises: InputError where the platform's trace names no operations.
     """
-    start = time.perf_counter()
-    batch = training_batches(program)(0)
-    first_batch = time.perf_counter() - start
-    start = time.perf_counter()
-    compiled = program.step.lower(program.abstract, program.batch).compile()
-    compile_s = time.perf_counter() - start
-
-    def run(state: State, count: int) -> State:
-        for _ in range(count):
-            state, metrics = compiled(state, batch)
-            program.settle(metrics)
-        return jax.block_until_ready(state)
-
-    state = run(program.init(), WARMUP)
-    start = time.perf_counter()
-    state = run(state, steps)
-    step_ms = 1e3 * (time.perf_counter() - start) / steps
-    options = jax.profiler.ProfileOptions()
-    options.python_tracer_level = 0
-    with jax.profiler.trace(str(folder), create_perfetto_trace=True, profiler_options=options):
-        start = time.perf_counter()
-        run(state, steps)
-        traced_us = 1e6 * (time.perf_counter() - start)
-    events = trace.read_events(folder)
+    get = training_batches(program)
+    batch, first_batch_s = _timed(lambda: get(0))
+    lowered, lower_s = _timed(lambda: program.step.lower(program.abstract, program.batch))
+    compiled, compile_s = _timed(lowered.compile)
+    runner = _Runner(program, compiled)
+    for _ in range(WARMUP):
+        runner.finished(batch)
+    _, resident = _timed(lambda: [*map(runner, [batch] * steps), runner.finish()])
+    with closing(data.prefetch(get)) as ahead:
+        fed = feed(runner.finished, ahead, FED * steps)
+        with _tracing(folder):
+            traced = feed(runner, ahead, steps, finish=runner.finish)
+    events, sources = trace.read_events(folder), trace.sources(compiled.as_text())
+    trace.label(folder, sources)
     counts = flops(jax.make_jaxpr(program.step)(program.abstract, program.batch))
+    start_s, fed_s = lower_s + compile_s, fed.seconds / FED / steps
     return Profile(
+        lower_s=lower_s,
         compile_s=compile_s,
-        step_ms=step_ms,
-        first_batch_s=first_batch,
-        device_share=min(1.0, trace.busy(events) / traced_us),
+        first_batch_s=first_batch_s,
+        step_ms=1e3 * resident / steps,
+        fed_step_ms=1e3 * fed_s,
+        input_wait_share=fed.waiting,
+        device_idle_share=max(0.0, 1 - trace.busy(events) / 1e6 / traced.seconds),
+        compile_share=start_s / (start_s + fed_s * program.experiment.steps),
         flops=counts.total(),
         memory_mb=_memory(compiled.memory_analysis()),
-        **_tables(events, trace.sources(compiled.as_text()), counts, steps),
+        **_tables(events, sources, counts, steps),
     )
+
+
+class _Runner:
+    """Runs the compiled step on one batch after the other."""
+
+    def __init__(self, program: Program, compiled: Any):
+        self._program, self._compiled, self._state = program, compiled, program.init()
+
+    def __call__(self, batch: Batch) -> None:
+        """Starts an update; the device may still be at it afterwards."""
+        self._state, metrics = self._compiled(self._state, batch)
+        self._program.settle(metrics)
+
+    def finish(self) -> None:
+        """Waits for the device."""
+        jax.block_until_ready(self._state)
+
+    def finished(self, batch: Batch) -> None:
+        """One update from start to end."""
+        self(batch)
+        self.finish()
+
+
+def _timed(act: Callable[[], Any]) -> tuple[Any, float]:
+    start = time.perf_counter()
+    result = act()
+    return result, time.perf_counter() - start
+
+
+def _tracing(folder: Path) -> Any:
+    options = jax.profiler.ProfileOptions()
+    options.python_tracer_level = 0
+    return jax.profiler.trace(str(folder), create_perfetto_trace=True, profiler_options=options)
 
 
 def _tables(
     events: list[trace.Event], sources: dict[str, trace.Source], counts: Counter[str], steps: int
 ) -> dict[str, list[Row]]:
-    """The time per step by phase, module, kind and operation."""
+    """The time per step by phase, module, line, kind and operation."""
     times = {op: us / steps / 1e3 for op, us in trace.self_times(events).items()}
     by_module, by_phase = Counter(), Counter()
     for stack, count in counts.items():
@@ -111,6 +157,7 @@ def _tables(
     return {
         "phases": rows("phase", by_phase),
         "modules": rows("module", by_module),
+        "lines": rows("line", Counter()),
         "kinds": rows("kind", Counter()),
         "ops": [
             Row(op, times[op], module=found[op].module, phase=found[op].phase) for op in slowest

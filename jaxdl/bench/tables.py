@@ -3,6 +3,7 @@
 Run:    python -m jaxdl.bench.tables            # writes them between the README's markers
         jaxdl bench kernels --peers --json > kernels/results/cpu.jsonl
         python -m jaxdl.bench.kernels_gpu kernels/results/gpu.jsonl
+        python -m jaxdl.kernels.flash_attention.cycles --write kernels/results/tpu.jsonl
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ def tables(results: Path) -> str:
     """Markdown of the tables, and what was not measured."""
     parts = [
         part
-        for name, table in (("cpu", _cpu), ("gpu", _gpu))
+        for name, table in (("cpu", _cpu), ("gpu", _gpu), ("tpu", _tpu))
         for part in table(_read(results / f"{name}.jsonl"))
     ]
     return "\n\n".join(parts)
@@ -106,6 +107,32 @@ def _gpu(records: Sequence[Record]) -> Iterator[str]:
     )
     if kinds["left out"]:
         yield "**Not measured, for time:** " + "; ".join(map(_shape, kinds["left out"])) + "."
+
+
+def _tpu(records: Sequence[Record]) -> Iterator[str]:
+    """Static cycles of ours and the least of splash attention's, by case and target."""
+    if records:
+        versions = ", ".join(f"{n} {v}" for n, v in records[0]["versions"].items())
+        yield (
+            f"For TPUs that were absent ({versions}, {records[0]['date']}): cycles of the kernels, "
+            "estimated by the compiler. Splash attention at the best of its blocks that were "
+            "tried, its tables replaced by the same schedule computed, since the estimate takes "
+            "what is in tables to be zero."
+        )
+    found: dict[tuple, dict[str, list[int]]] = {}
+    for record in records:
+        key = record["target"], f"{record['case']}, {record['direction']}"
+        if record["cycles"] and record["impl"] in ("ours", "splash, scheduled"):
+            found.setdefault(key, {}).setdefault(record["impl"], []).append(record["cycles"])
+    rows = []
+    for (target, case), by_impl in sorted(found.items()):
+        ours, splash = (min(by_impl.get(n, [0])) for n in ("ours", "splash, scheduled"))
+        ratio = f"{ours / splash:.2f}" if ours and splash else ""
+        cells = [f"{count:,}" if count else "not measured" for count in (ours, splash)]
+        rows.append([target, case, *cells, ratio])
+    if rows:
+        yield _table(("target", "case", "ours", "splash", "ratio"), rows)
+    yield "**Not measured: any time on a TPU.**"
 
 
 def _shape(record: Record) -> str:

@@ -7,17 +7,20 @@ import json
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from jaxdl.bench.lines import lines
 from jaxdl.core.errors import InputError
 
 INSTRUCTION = re.compile(r"^\s*(?:ROOT )?%?([\w.\-]+) = (?:\(.*?\)|\S+) ([a-z][a-z0-9\-]*)\(", re.M)
 OPERAND = re.compile(r"%([\w.\-]+)")
 OP_NAME = re.compile(r'op_name="([^"]*)"')
+FRAME = re.compile(r"stack_frame_id=(\d+)")
 WRAPPER = re.compile(r"^(?:jvp|transpose|vmap|checkpoint|remat)\((.*)\)$")
 UNNAMED = "unnamed"
+LABELLED = "labelled.json.gz"
 NOT_MODULES = re.compile(
     r"closed_call|shard_map|while|body|cond|branch_\d+_fun|checkpoint|rematted_computation"
 )
@@ -34,6 +37,8 @@ class Source:
     """`forward`, `backward`, `update` (all that is outside the gradient), or `unnamed`."""
     kind: str
     """The primitive, or the HLO opcode of what has no name: copies made by the compiler."""
+    line: str = ""
+    """`file:line` of the code that asked for it; empty where none is known."""
 
 
 @dataclass(frozen=True)
@@ -51,19 +56,48 @@ def read_events(folder: Path) -> list[Event]:
 
     Raises: InputError where there is no trace, or none of compiled programs.
     """
+    newest = _newest(folder)
+    events = [
+        Event(e["args"]["hlo_op"], (e["pid"], e["tid"]), e["ts"], e["dur"])
+        for e in _read(newest)["traceEvents"]
+        if _runs(e)
+    ]
+    if not events:
+        raise InputError(f"{newest} names no operation of a compiled program.")
+    return events
+
+
+def label(folder: Path, sources: Mapping[str, Source]) -> Path:
+    """Writes LABELLED, the newest trace under `folder` in which each operation is called by its
+    phase and module, with its line among the arguments.
+
+    Raises: InputError where there is no trace.
+    """
+    found = _read(_newest(folder))
+    for event in filter(_runs, found["traceEvents"]):
+        if source := sources.get(event["args"]["hlo_op"]):
+            event["name"] = f"{source.phase} {source.module or source.kind}"
+            event["args"] |= vars(source)
+    with gzip.open(folder / LABELLED, "wt", compresslevel=4) as file:
+        json.dump(found, file)
+    return folder / LABELLED
+
+
+def _newest(folder: Path) -> Path:
     traces = sorted(folder.rglob("*.trace.json.gz"), key=lambda p: p.stat().st_mtime)
     if not traces:
         raise InputError(f"{folder} holds no *.trace.json.gz.")
-    with gzip.open(traces[-1]) as file:
-        found = json.load(file)["traceEvents"]
-    events = [
-        Event(e["args"]["hlo_op"], (e["pid"], e["tid"]), e["ts"], e["dur"])
-        for e in found
-        if e.get("ph") == "X" and "hlo_op" in e.get("args", {})
-    ]
-    if not events:
-        raise InputError(f"{traces[-1]} names no operation of a compiled program.")
-    return events
+    return traces[-1]
+
+
+def _read(path: Path) -> dict[str, Any]:
+    with gzip.open(path) as file:
+        return json.load(file)
+
+
+def _runs(event: Mapping[str, Any]) -> bool:
+    """Whether it is the execution of an operation."""
+    return event.get("ph") == "X" and "hlo_op" in event.get("args", {})
 
 
 def self_times(events: Iterable[Event]) -> dict[str, float]:
@@ -101,11 +135,13 @@ def sources(hlo: str) -> dict[str, Source]:
     """
     found: dict[str, Source] = {}
     user: dict[str, str] = {}
+    at = lines(hlo)
     for match in INSTRUCTION.finditer(hlo):
         name, opcode = match.groups()
         line = hlo[match.end() : hlo.find("\n", match.end())]
-        named = OP_NAME.search(line)
-        found[name] = source(named[1], opcode) if named else Source("", UNNAMED, opcode)
+        named, frame = OP_NAME.search(line), FRAME.search(line)
+        place = at.get(int(frame[1]), "") if frame else ""
+        found[name] = source(named[1], opcode, place) if named else Source("", UNNAMED, opcode)
         for operand in OPERAND.findall(line):
             user.setdefault(operand, name)
     return {name: _owned(name, found, user) for name in found}
@@ -115,13 +151,13 @@ def _owned(name: str, found: Mapping[str, Source], user: Mapping[str, str]) -> S
     owner, kind = name, found[name].kind
     while found[owner].phase == UNNAMED and user.get(owner) in found:
         owner = user[owner]
-    return Source(found[owner].module, found[owner].phase, kind)
+    return replace(found[owner], kind=kind)
 
 
-def source(op_name: str, opcode: str) -> Source:
+def source(op_name: str, opcode: str, line: str = "") -> Source:
     """What `jit(step)/transpose(jvp(GPT))/norm/mul` says: module, phase and primitive."""
     path, _, kind = op_name.rpartition("/")
-    return Source(module_of(path), phase_of(op_name), kind if path else opcode)
+    return Source(module_of(path), phase_of(op_name), kind if path else opcode, line)
 
 
 def module_of(stack: str) -> str:

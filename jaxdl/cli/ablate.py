@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from subprocess import Popen
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
@@ -18,7 +18,7 @@ from jaxdl import report
 from jaxdl.cli import screen
 from jaxdl.cli.report import print_study
 from jaxdl.cli.shares import Share, shares_of
-from jaxdl.cli.start import start
+from jaxdl.cli.start import sharing, start
 from jaxdl.cli.studying import Watcher, describe, print_left, seconds_of, terminal
 from jaxdl.cli.train import Directory, Edits
 from jaxdl.core.errors import InputError
@@ -28,11 +28,6 @@ from jaxdl.search.ablation import Start, was_killed
 File = Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="FILE")]
 Names = Annotated[str, tyro.conf.arg(metavar="VARIANT,...")]
 Duration = Annotated[str, tyro.conf.arg(metavar="TIME")]
-CACHE = {
-    "JAX_COMPILATION_CACHE_DIR": "",
-    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-}
-"""What runs share compiled programs by."""
 
 
 def ablate(
@@ -105,8 +100,8 @@ def _show(plan: Plan, jobs: int, json: bool) -> int:
 
 
 def _starter(plan: Plan, shares: Sequence[Share]) -> Start:
-    folder = (plan.folder / "compiled").absolute()
-    shared = {k: v or str(folder) for k, v in CACHE.items() if k not in os.environ}
+    folder = plan.folder / "compiled"
+    shared = sharing(folder)
     if was_killed(plan.folder):
         _empty(folder)
 
@@ -131,13 +126,14 @@ def _alone(folder: Path) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     lock = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(
+                f"another `jaxdl ablate` is at work in {folder}; wait for it, or choose another "
+                "--run-dir."
+            ) from None
         yield
-    except BlockingIOError:
-        raise InputError(
-            f"another `jaxdl ablate` is at work in {folder}; wait for it, or choose another "
-            "--run-dir."
-        ) from None
     finally:
         os.close(lock)
 
@@ -149,12 +145,27 @@ def _report(plan: Plan, json: bool) -> None:
     found = report.study(cells, title=_title(plan), edits=edits)
     written = report.write_report(found, plan.folder)
     if json:
-        for line in found.lines():
-            if line["headline"]:
-                screen.print_json(line | {"report": str(written[1])})
+        for line in _lines(found):
+            screen.print_json(line | {"report": str(written[1])})
         return
     print_study(found)
     print(*written, sep="\n")
+
+
+def _lines(found: report.Study) -> list[dict[str, Any]]:
+    """One per variant, also where no run has finished and so nothing was measured."""
+    none = [
+        {
+            "variant": name,
+            "metric": None,
+            "headline": True,
+            "seeds": 0,
+            "failed": sum(run.cell.variant == name for run in found.failed),
+            "verdict": found.verdicts.get(name, ""),
+        }
+        for name in found.variants
+    ]
+    return [line for line in found.lines() if line["headline"]] or none
 
 
 def _title(plan: Plan) -> str:

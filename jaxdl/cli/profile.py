@@ -12,6 +12,7 @@ from rich.table import Table
 
 from jaxdl.bench.profile import Profile, Row
 from jaxdl.bench.profile import profile as take_profile
+from jaxdl.bench.trace import LABELLED
 from jaxdl.cli import screen
 from jaxdl.cli.train import Edits, Spec
 from jaxdl.core.errors import InputError
@@ -20,7 +21,18 @@ from jaxdl.train import build
 
 ROWS = 15
 """Longest rows of a table; the JSON has them all."""
-TABLES = ("phases", "modules", "kinds", "ops")
+TABLES = {
+    "phases": "",
+    "modules": "(outside modules)",
+    "lines": "(no line)",
+    "kinds": "",
+    "ops": "",
+}
+"""What each calls the time that belongs to none."""
+UNITS = {"ms": "{:,.4g} ms", "s": "{:,.4g} s", "mb": "{:,.4g} MB", "share": "{:.1%}"}
+"""How values are shown whose names end so."""
+WAITING = 0.1
+"""Share of its time from which on a step's waiting for its batch is worth a word."""
 
 
 def profile(
@@ -32,9 +44,10 @@ def profile(
 ) -> int:
     """Show where the time of an experiment's training step goes.
 
-    By phase, by module, by kind of operation, and the slowest operations with their module; also
-    compile time, memory of the compiled step, FLOPs, and the share of time in which it computed.
-    The trace also opens in Perfetto and TensorBoard.
+    By phase, by module, by line of code, by kind of operation, and the slowest operations with
+    their module; also what compiling costs beside a whole run, how long a step waits for its batch,
+    how long the device is idle, memory of the compiled step, and FLOPs. The trace opens in
+    TensorBoard, and in Perfetto: labelled.json.gz names each operation by its phase and module.
 
     Example: jaxdl profile experiments/quickstart.py --set data.batch=256
 
@@ -58,20 +71,24 @@ def profile(
         return 0
     grid = Table(box=None, show_header=False, pad_edge=False)
     for name, value in summary.items():
-        grid.add_row(name.replace("_", " "), _number(value))
+        grid.add_row(*_readable(name, value))
     rich.print(grid)
     for name in TABLES:
         _print_rows(name, getattr(found, name))
-    rich.print(f"trace in {out}")
+    if found.input_wait_share > WAITING:
+        rich.print(
+            f"A step waits {found.input_wait_share:.0%} of its time for its batch: let several "
+            "processes prepare them (jaxdl train --workers), or make data.train_transform cheaper."
+        )
+    rich.print(f"trace in {out}; for https://ui.perfetto.dev take {out / LABELLED}")
     return 0
 
 
 def _summary(found: Profile) -> dict[str, Any]:
+    fields = ("step_ms", "fed_step_ms", "input_wait_share", "device_idle_share")
+    start = ("lower_s", "compile_s", "compile_share", "first_batch_s")
     return {
-        "step_ms": found.step_ms,
-        "device_share": found.device_share,
-        "compile_s": found.compile_s,
-        "first_batch_s": found.first_batch_s,
+        **{name: getattr(found, name) for name in (*fields, *start)},
         "gflop_per_step": found.flops / 1e9,
         "gflops_per_s": found.flops / found.step_ms / 1e6,
         **{f"{name}_mb": size for name, size in found.memory_mb.items()},
@@ -91,10 +108,18 @@ def _print_rows(name: str, rows: list[Row]) -> None:
         rate = _number(row.flops / row.ms / 1e6) if row.flops and row.ms else ""
         place = f"{row.phase} {row.module.partition('/')[2]}"
         cells: Iterable[str] = (*[rate] * counted, *[place] * placed)
-        label = row.name or "(outside modules)"
+        label = row.name or TABLES[name]
         shown.add_row(label, f"{row.ms:.3f}", f"{100 * row.ms / total:.1f}", *cells)
     rich.print()
     rich.print(shown)
+
+
+def _readable(name: str, value: float) -> tuple[str, str]:
+    """Name and value with its unit."""
+    words, _, unit = name.rpartition("_")
+    if unit in UNITS:
+        return words.replace("_", " "), UNITS[unit].format(value)
+    return name.replace("_", " "), _number(value)
 
 
 def _number(value: float) -> str:

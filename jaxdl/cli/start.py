@@ -12,6 +12,18 @@ from pathlib import Path
 
 PARENT_DEATH = 1
 """PR_SET_PDEATHSIG of prctl(2)."""
+CACHE = {
+    "JAX_COMPILATION_CACHE_DIR": "",
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+}
+"""What runs share compiled programs by; the first is a folder."""
+
+
+def sharing(folder: Path) -> dict[str, str]:
+    """The variables by which children keep compiled programs in `folder`, those aside that are
+    set already."""
+    place = str(folder.absolute())
+    return {name: text or place for name, text in CACHE.items() if name not in os.environ}
 
 
 def start(

@@ -86,6 +86,7 @@ class Watcher:
         self._ablation, self._plan = ablation, ablation.plan
         self._console = terminal(stderr=True)
         self._live: Live | None = None
+        self._idle = False
         self._shown = 0.0
 
     def __enter__(self) -> Watcher:
@@ -105,6 +106,10 @@ class Watcher:
         """Tells of a run that has ended; keeps the table fresh."""
         if cell is not None:
             self._console.print(self._line(cell))
+        idle = cell is None and not self._ablation.running
+        if idle and not self._idle and not self._live:
+            self._console.print(self._foot())
+        self._idle = idle
         if self._live and (cell or time.monotonic() - self._shown > REFRESH):
             self._live.update(Group(_grid(self._plan), self._foot()), refresh=True)
             self._shown = time.monotonic()

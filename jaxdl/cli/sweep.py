@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -17,9 +16,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from jaxdl.cli import screen
-from jaxdl.cli.ablate import CACHE
 from jaxdl.cli.shares import shares_of
-from jaxdl.cli.start import start
+from jaxdl.cli.start import sharing, start
 from jaxdl.cli.train import Edits, Spec
 from jaxdl.core.codec import digest
 from jaxdl.core.errors import InputError
@@ -28,8 +26,9 @@ from jaxdl.core.loading import load_experiment, load_file
 from jaxdl.search.objective import Objective, cadence, parse_objectives
 from jaxdl.search.plots import IMPORTANCE, PARALLEL, draw_importance, draw_parallel
 from jaxdl.search.space import Space, edits_of, find_space, grid
-from jaxdl.search.study import Row, Study, make_pruner, make_sampler, open_study, reaching
-from jaxdl.search.sweep import Plan, Start, Sweep, new_worker
+from jaxdl.search.storage import reaching
+from jaxdl.search.study import Row, Study, make_pruner, make_sampler, open_study
+from jaxdl.search.sweep import Plan, Start, Sweep, check_folder, new_worker
 from jaxdl.search.variant import spelt, write_variant
 
 TRIALS, SHOWN = 20, 5
@@ -84,7 +83,7 @@ def sweep(
     plan, view = _prepare(exp, edits, trials, jobs, chosen)
     if not json:
         _introduce(plan, view, chosen)
-    with reaching(storage):
+    with reaching(_url(storage, plan.folder)):
         code = Sweep(plan, view, _starter(plan), _teller(plan, json)).run()
         return code or _conclude(plan, view, json)
 
@@ -123,21 +122,25 @@ def _prepare(
     folder = Path("runs") / path.stem / f"sweep-{name}"
     folder.mkdir(parents=True, exist_ok=True)
     study = open_study(
-        chosen.storage or f"sqlite:///{folder / 'study.db'}",
+        _url(chosen.storage, folder),
         f"{path.stem}/{name}",
         objectives,
         _facts(experiment, space, objectives, chosen),
         sampler,
         make_pruner(chosen.pruner, every, experiment.steps),
     )
+    check_folder(folder, study)
     plan = Plan(exp, edits, experiment, space, objectives, folder, jobs)
     return plan, Study(study, space, new_worker(), total)
 
 
+def _url(storage: str, folder: Path) -> str:
+    return storage or f"sqlite:///{folder / 'study.db'}"
+
+
 def _starter(plan: Plan) -> Start:
     """Trials divide the machine, and share what they compile."""
-    shares, folder = shares_of(plan.jobs), (plan.folder / "compiled").absolute()
-    shared = {name: text or str(folder) for name, text in CACHE.items() if name not in os.environ}
+    shares, shared = shares_of(plan.jobs), sharing(plan.folder / "compiled")
 
     def begin(arguments: Sequence[str], log: Path, slot: int) -> Popen:
         env, cores = shares[slot]

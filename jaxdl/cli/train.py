@@ -123,6 +123,8 @@ def _train(
         logging.getLogger("jaxdl").setLevel(logging.WARNING)
 
     def watch(program, run):
+        if not quiet:  # before trackers take the pictures
+            run.ended.insert(0, lambda result: report.draw_curves(place))
         if json or quiet:
             return ()
         devices = f"{program.mesh.size} device" + "s" * (program.mesh.size > 1)
@@ -146,7 +148,7 @@ def _draw(fitted: Fitted, place: Path) -> None:
     """Curves, and samples of the test split where the run has just been evaluated."""
     program, state = fitted.program, fitted.state
     first = parallel.is_first()
-    if first and (program is not None or not (place / report.CURVES).exists()):
+    if first and not (place / report.CURVES).exists():
         report.draw_curves(place)
     if program is None or state is None:
         return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import ModuleType
@@ -15,6 +16,9 @@ from jaxdl.core.names import blame, load_file
 from jaxdl.core.nodes import at
 
 __all__ = ["ablations", "default_directory", "load_experiment", "load_file", "variants"]
+
+NAME = r"\w[\w.+=-]*"
+"""What a variant may be called."""
 
 
 def load_experiment(spec: str, sets: Iterable[str] = ()) -> tuple[Experiment, str]:
@@ -69,4 +73,11 @@ def _ablations(module: ModuleType, path: str | Path) -> dict[str, Mapping[str, A
         raise InputError(
             f"{path}: ABLATIONS must map names to edits: {{'deep': {{'model.depth': 24}}}}."
         )
+    for name in named:
+        if not (isinstance(name, str) and re.fullmatch(NAME, name)):
+            fit = re.sub(r"[^\w.+=-]+", "_", str(name)).lstrip(".+=-") or "variant"
+            raise InputError(
+                f"{path}: ABLATIONS has {name!r}, which cannot be part of a command and of a "
+                f"folder's name; call it {fit!r}."
+            )
     return {"base": {}, **named}

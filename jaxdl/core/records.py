@@ -7,6 +7,7 @@ metrics.jsonl    one Record per line
 result.json      how it ended
 tensorboard/     the same scalars as events
 checkpoints/     one folder per saved step
+tracking.json    where a tracker mirrors the run, and up to which steps
 *.png            curves and sample predictions
 """
 
@@ -29,7 +30,7 @@ SCHEMA = 1
 STAMPED = ("command", "code", "versions", "devices", "flags", "kernels")
 PASSPORT, METRICS, RESULT = "passport.json", "metrics.jsonl", "result.json"
 CODE, PATCH, OWN_PATCH = "code.json", "code.patch", "jaxdl.patch"
-CHECKPOINTS, TENSORBOARD = "checkpoints", "tensorboard"
+CHECKPOINTS, TENSORBOARD, TRACKING = "checkpoints", "tensorboard", "tracking.json"
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from functools import partial
+
+import jax
 from flax import linen as nn
 from jax import Array
 
@@ -27,10 +30,15 @@ class GeluMLP(nn.Module):
     def __call__(self, x: Array) -> Array:
         """Maps each position on its own."""
         hidden = dense(self.width, ("embed", "mlp"), std=self.std, name="up")(x)
-        hidden = constrain(
-            nn.gelu(hidden, approximate=self.approximate), ("batch", "time", "act_mlp")
-        )
+        hidden = constrain(_gelu(hidden, self.approximate), ("batch", "time", "act_mlp"))
         return dense(x.shape[-1], ("mlp", "embed"), std=self.out_std, name="down")(hidden)
+
+
+def _gelu(x: Array, approximate: bool) -> Array:
+    # The exact form is made again on the way back: else XLA keeps several arrays of its parts, and
+    # a CPU takes half as long again for the whole network.
+    gelu = partial(nn.gelu, approximate=approximate)
+    return gelu(x) if approximate else jax.checkpoint(gelu)(x)
 
 
 class SwiGLU(nn.Module):

@@ -29,6 +29,8 @@ STAGES: Mapping[str, Stage] = {
 HOOKS: Mapping[str, Stage] = {
     "jaxdl.train.hooks.log:Log": "nothing",
     "jaxdl.train.hooks.histograms:Histograms": "nothing",
+    "jaxdl.train.hooks.track_mlflow:MLflow": "nothing",
+    "jaxdl.train.hooks.track_wandb:WandB": "nothing",
     "jaxdl.train.hooks.evaluate:Evaluate": "evaluation",
     "jaxdl.train.hooks.save:Save": "evaluation",
 }

@@ -95,11 +95,12 @@ class Ablation:
     def _fill(self) -> None:
         """Starts what comes next in every free slot."""
         for slot in self.pool.free():
-            cell = next((cell for cell in self._waiting() if not cell.busy()), None)
-            if cell is None or self.pool.received or self.spent:
+            waiting = self._waiting()
+            if not waiting or self.pool.received or self.spent:
                 return
-            if not self._fits(cell):
-                self.spent = True
+            cell = next((cell for cell in waiting if not cell.busy()), None)
+            self.spent = not self._fits(cell or waiting[0])
+            if cell is None or self.spent:
                 return
             cell.state, cell.tries = "running", cell.tries + 1
             self.running[slot], self._began[slot] = cell, time.monotonic()

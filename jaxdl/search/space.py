@@ -6,6 +6,7 @@ SPACE = {"optim.peak_lr": LogUniform(1e-4, 1e-2), "model.width": Choice((16, 32)
 from __future__ import annotations
 
 import itertools
+import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from jaxdl.core.change import change
 from jaxdl.core.codec import dump
 from jaxdl.core.errors import InputError, suggest
 from jaxdl.core.experiment import Experiment
+from jaxdl.core.names import short_name_of
 
 Label = str | int | float | bool | None
 """How a value is stored and shown."""
@@ -98,15 +100,20 @@ class Choice:
         if len(set(map(repr, self.values))) < len(self.values):
             raise InputError(f"{self!r}: a value comes twice; keep one.")
 
+    def __repr__(self) -> str:
+        """The same in every process, which a function's own is not."""
+        comma = "," * (len(self.values) == 1)
+        return f"Choice(({', '.join(map(_written, self.values))}{comma}))"
+
     @property
     def labels(self) -> dict[Label, Any]:
         """The values by how they are stored and shown: plain ones as themselves, unless two are
-        equal (1 and True), others as their repr."""
+        equal (1 and True), others as they are written."""
         plain = {
-            value if type(value) in (str, int, float, bool, type(None)) else repr(value): value
+            value if type(value) in (str, int, float, bool, type(None)) else _written(value): value
             for value in self.values
         }
-        return plain if len(plain) == len(self.values) else {repr(v): v for v in self.values}
+        return plain if len(plain) == len(self.values) else {_written(v): v for v in self.values}
 
     def edges(self) -> tuple[Any, ...]:
         """Values that must be legal, so that all are."""
@@ -180,6 +187,18 @@ def _points(path: str, domain: Domain) -> Iterator[Label]:
             f"a grid needs a list of values for {path!r}, not {domain!r}; write "
             f"Choice(({domain.low!r}, ..., {domain.high!r})), or choose --sampler tpe."
         )
+
+
+def _written(value: Any) -> str:
+    """A value as its repr, unless that may hold an address or is long; else its name or JSON."""
+    if not set("<\n") & set(found := repr(value)):
+        return found
+    try:
+        told = dump(value)
+        named = isinstance(told, dict) and "$ref" in told
+        return short_name_of(value) if named else json.dumps(told, sort_keys=True)
+    except InputError:
+        return found
 
 
 def _is_space(value: Any) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import time
+import uuid
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -18,14 +19,11 @@ from typing import Any
 from jaxdl.core.errors import InputError
 from jaxdl.search.objective import MODES, Objective
 from jaxdl.search.space import Choice, Domain, Integer, LogUniform, Space, grid
+from jaxdl.search.storage import open_storage, reaching
 
 try:
     import optuna
-    from optuna.exceptions import (
-        DuplicatedStudyError,
-        StorageInternalError,
-        UpdateFinishedTrialError,
-    )
+    from optuna.exceptions import DuplicatedStudyError, UpdateFinishedTrialError
     from optuna.trial import FrozenTrial, Trial, TrialState
 except ModuleNotFoundError as error:
     raise InputError(
@@ -36,8 +34,9 @@ SAMPLERS = ("tpe", "cmaes", "grid", "random")
 PRUNERS = ("none", "median", "hyperband")
 ETA = 3
 """Of so many trials that Hyperband compares one goes on."""
-MARK, FACTS = "worker", "sweep"
-"""Attributes: who works on a trial and how often that was said; what the study was made for."""
+MARK, AGAIN, FACTS, ID = "worker", "again", "sweep", "id"
+"""Attributes of a trial: who works on it and how often that was said; whether it has had its second
+chance. Of a study: what it was made for; what no other has."""
 
 
 @dataclass(frozen=True)
@@ -129,6 +128,14 @@ class Study:
         """Leaves a trial to whoever comes next."""
         if self.owns(trial):
             self._put_back(trial._trial_id)
+
+    def put_back_once(self, trial: Trial) -> bool:
+        """Like `put_back`, the first time that any worker does it; whether it did."""
+        if self._storage.get_trial(trial._trial_id).user_attrs.get(AGAIN):
+            return False
+        trial.set_user_attr(AGAIN, True)
+        self.put_back(trial)
+        return True
 
     def reclaim(self, dead: Callable[[str], bool], grace: float) -> list[int]:
         """Puts back the trials of workers that are `dead`, or whose mark stood still for `grace`
@@ -284,9 +291,10 @@ def open_study(
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     directions = [MODES[objective.mode] for objective in objectives]
     with reaching(url):
-        storage = _storage(url)
+        storage = open_storage(url)
     with reaching(url), suppress(DuplicatedStudyError):
         made = optuna.create_study(storage=storage, study_name=name, directions=directions)
+        made.set_user_attr(ID, uuid.uuid4().hex)
         made.set_user_attr(FACTS, dict(facts))
     with reaching(url):
         study = optuna.load_study(study_name=name, storage=storage, sampler=sampler, pruner=pruner)
@@ -303,56 +311,14 @@ def open_study(
     return study
 
 
-@contextmanager
-def reaching(url: str):
-    """Turns what a storage raises into an InputError that names it, without its password."""
-    from sqlalchemy.engine import make_url
-    from sqlalchemy.exc import ArgumentError, SQLAlchemyError
-
-    try:
-        yield
-    except ImportError as error:
-        raise InputError(
-            f"{url.partition(':')[0]} needs a driver ({error}); for PostgreSQL: pip install "
-            "'psycopg[binary]' and a URL that starts with postgresql+psycopg://"
-        ) from None
-    except (StorageInternalError, SQLAlchemyError, ArgumentError) as error:
-        with suppress(ArgumentError):
-            url = make_url(url).render_as_string(hide_password=True)
-        cause = str(error.__cause__ or error).strip().splitlines()[0]
-        raise InputError(
-            f"the storage {url} does not answer ({cause}); mend it, then run again."
-        ) from None
-
-
-def _storage(url: str, tries: int = 10) -> Any:
-    """The storage; of workers that begin at once only one can make the tables."""
-    from sqlalchemy.exc import SQLAlchemyError
-
-    local = url.startswith("sqlite")
-    options = {"connect_args": {"timeout": 60}} if local else {}
-    try:
-        storage = optuna.storages.RDBStorage(url, {"pool_pre_ping": True} | options)
-    except SQLAlchemyError as error:
-        if tries and ("already exists" in str(error) or "duplicate key" in str(error)):
-            time.sleep(0.5)
-            return _storage(url, tries - 1)
-        raise
-    if local:
-        _hasten(storage.engine)
-    return storage
-
-
-def _hasten(engine: Any) -> None:
-    """Lets SQLite wait for the disk once in a while, not at each commit."""
-    from sqlalchemy import event
-
-    @event.listens_for(engine, "connect")
-    def connected(connection: Any, _: Any) -> None:
-        connection.execute("PRAGMA journal_mode=WAL")
-        connection.execute("PRAGMA synchronous=NORMAL")
-
-    engine.dispose()  # connections from before
+def identity(study: optuna.Study, tries: int = 20) -> str:
+    """What no other study has, of the same name neither; whoever made it says it in a moment."""
+    for _ in range(tries):
+        if found := study.user_attrs.get(ID):
+            return found
+        time.sleep(0.1)
+    study.set_user_attr(ID, uuid.uuid4().hex)
+    return study.user_attrs[ID]
 
 
 @contextmanager

@@ -15,22 +15,27 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jaxdl.core.change import change
 from jaxdl.core.errors import InputError
 from jaxdl.core.experiment import Experiment
-from jaxdl.core.records import METRICS
+from jaxdl.core.records import METRICS, write_json
 from jaxdl.search.jobs import Pool
 from jaxdl.search.objective import Objective
 from jaxdl.search.space import Space, edits_of
-from jaxdl.search.study import Row, Study
+from jaxdl.search.study import Row, Study, identity
 from jaxdl.search.variant import write_variant
+
+if TYPE_CHECKING:
+    import optuna
 
 TICK, IDLE = 0.2, 1.0
 """Seconds between two looks at the children, and at a storage that had no trial for us."""
 INSIST = 60.0
 """Seconds after which a child that was told to stop is told again, which ends it at once."""
+STUDY = "study.json"
+"""Says in a folder whose trials are there."""
 PREEMPTED, CODES = 75, {None: 0, signal.SIGINT: 130, signal.SIGTERM: 75}
 
 
@@ -136,6 +141,8 @@ class Sweep:
                     self._follow(slot, running)
                 self._fill()
                 time.sleep(TICK if self._running else min(IDLE, self._plan.beat))
+        if not self._pool.received:
+            _tidy(self._plan.folder)
         return CODES[self._pool.received]
 
     def _fill(self) -> None:
@@ -208,10 +215,12 @@ class Sweep:
                 study.complete(trial, [o.measure(running.run) for o in self._plan.objectives])
             except InputError as error:
                 study.fail(trial, str(error))
-        elif running.why == "pruned" and code in (PREEMPTED, -signal.SIGTERM):
+        elif running.why == "pruned" and (code == PREEMPTED or code < 0):
             study.prune(trial)
         elif self._pool.received or code == PREEMPTED:
             study.put_back(trial)
+            return
+        elif code < 0 and study.put_back_once(trial):  # out of memory, or somebody's kill
             return
         else:
             study.fail(trial, _cause(running.run.with_suffix(".log"), code))
@@ -238,6 +247,24 @@ def _at_work(folder: Path, worker: str) -> Iterator[None]:
         os.close(descriptor)
 
 
+def check_folder(folder: Path, study: optuna.Study) -> None:
+    """Marks the folder as that of the study.
+
+    Raises:
+        InputError: it holds the trials of another, whose runs these would go on with.
+    """
+    file, mine = folder / STUDY, {"id": identity(study)}
+    used = any(folder.glob("trial-*"))  # looked at first: whoever begins a trial has marked it
+    there = json.loads(file.read_text()) if file.exists() else None
+    if used and there != mine:
+        raise InputError(
+            f"{folder} holds trials of a study that its storage no longer has; move the folder "
+            "away, or give another --study."
+        )
+    if there != mine:
+        write_json(file, mine)
+
+
 def new_worker() -> str:
     """A name that no other worker has."""
     return f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
@@ -246,10 +273,14 @@ def new_worker() -> str:
 def _gone(folder: Path, worker: str) -> bool:
     """Whether a worker that began on this file system has ended without saying so."""
     path = _sign(folder, worker)
-    if not path.exists() or _locked(path):
-        return False
-    path.unlink(missing_ok=True)
-    return True
+    return path.exists() and not _locked(path)
+
+
+def _tidy(folder: Path) -> None:
+    """Removes what workers that went wrong have left, once their trials have all ended."""
+    for path in folder.glob(_sign(folder, "*").name):
+        if not _locked(path):
+            path.unlink(missing_ok=True)
 
 
 def _sign(folder: Path, worker: str) -> Path:

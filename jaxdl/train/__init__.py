@@ -4,7 +4,16 @@ from jaxdl.train.batches import training_batches
 from jaxdl.train.build import build
 from jaxdl.train.evaluate import evaluate, evaluation_batches
 from jaxdl.train.fit import Fitted, fit
-from jaxdl.train.hooks import EarlyStop, Evaluate, Histograms, Log, ReduceOnPlateau, Save
+from jaxdl.train.hooks import (
+    EarlyStop,
+    Evaluate,
+    Histograms,
+    Log,
+    MLflow,
+    ReduceOnPlateau,
+    Save,
+    WandB,
+)
 from jaxdl.train.program import Program
 from jaxdl.train.state import State
 from jaxdl.train.step import make_step
@@ -15,10 +24,12 @@ __all__ = [
     "Fitted",
     "Histograms",
     "Log",
+    "MLflow",
     "Program",
     "ReduceOnPlateau",
     "Save",
     "State",
+    "WandB",
     "build",
     "evaluate",
     "evaluation_batches",

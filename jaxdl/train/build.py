@@ -53,7 +53,7 @@ def build(exp: Experiment, devices: Sequence[jax.Device] | None = None) -> Progr
     def jit(fn: Callable, **kwargs: Any) -> Any:
         return jax.jit(_traced_once(fn, mesh, rules), **kwargs)
 
-    at_train, at_eval = _shardings(batch), _shardings(eval_batch)
+    at_train, at_eval = map(_shardings, (batch, eval_batch))
     abstract = jax.tree.map(lambda x, s: x.update(sharding=s), abstract, state)
     if exp.deterministic_shards:
         init, step = _deterministic(exp, fns, abstract, batch, jit)
@@ -62,19 +62,12 @@ def build(exp: Experiment, devices: Sequence[jax.Device] | None = None) -> Progr
         step = jit(step, in_shardings=given, out_shardings=results, donate_argnums=0)
         # The seed is an argument: a cache of compiled programs then serves all seeds.
         init = partial(jit(fns.create, out_shardings=state), np.uint32(exp.seed))
-    program = Program(
-        experiment=exp,
-        players=fns.players,
-        init=init,
-        step=step,
-        evaluate=jit(fns.evaluate, in_shardings=(state, at_eval, None), out_shardings=everywhere),
-        predict=jit(fns.predict, in_shardings=(state, at_eval, None), out_shardings=everywhere),
-        abstract=abstract,
-        batch=batch,
-        eval_batch=eval_batch,
-        mesh=mesh,
-        rules=rules,
+    held_out = (
+        jit(fn, in_shardings=(state, at_eval, None), out_shardings=everywhere)
+        for fn in (fns.evaluate, fns.predict)
     )
+    shapes = abstract, batch, eval_batch
+    program = Program(exp, fns.players, init, step, *held_out, *shapes, mesh, rules)
     with parallel.recorded() as also:
         kernels = _check(program, sizes)
     _check_axes(mesh, used | also | set(parallel.axes_of(rules["batch"])))

@@ -14,9 +14,12 @@ from jaxdl.train.hooks.histograms import Histograms
 from jaxdl.train.hooks.log import Log
 from jaxdl.train.hooks.plateau import EarlyStop, ReduceOnPlateau
 from jaxdl.train.hooks.save import Save
+from jaxdl.train.hooks.track_mlflow import MLflow
+from jaxdl.train.hooks.track_wandb import WandB
 from jaxdl.train.program import Program
 
-OWN = (EarlyStop, Evaluate, Histograms, Log, ReduceOnPlateau, Save)
+TRACKERS = (MLflow, WandB)
+OWN = (EarlyStop, Evaluate, Histograms, Log, ReduceOnPlateau, Save, *TRACKERS)
 SPLITS = ("valid", "test")
 PARTS = {
     "task": ("init", "players", "evaluate", "predict", "primary", "mode"),
@@ -48,6 +51,8 @@ def _check_hooks(exp: Experiment) -> None:
             "declare one Save, as the last of the hooks: it keeps what the others know of its step."
         )
     for hook in exp.hooks:
+        if isinstance(hook, TRACKERS):
+            hook.check()
         if isinstance(hook, Evaluate) and (
             hook.split not in SPLITS or getattr(exp.data, hook.split)() is None
         ):

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import resource
-import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing, suppress
 from dataclasses import asdict, dataclass, replace
@@ -25,6 +23,7 @@ from jaxdl.train.build import build
 from jaxdl.train.check import check_experiment, check_program
 from jaxdl.train.evaluate import evaluate
 from jaxdl.train.loop import train
+from jaxdl.train.memory import peak_memory_mb
 from jaxdl.train.passport import cost, issue
 from jaxdl.train.program import Program
 from jaxdl.train.rundir import RunDir, check_same, open_run
@@ -239,7 +238,5 @@ def _result(program: Program, run: RunDir, status: str, step: int, metrics: Any 
 def _memory_mb(before: Result | None) -> float:
     """The most that was in use, in the sittings `before` too; 10^6 bytes."""
     told = [(d.memory_stats() or {}).get("peak_bytes_in_use") for d in jax.local_devices()]
-    unit = 1 if sys.platform == "darwin" else 1024
-    host = unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    peak = max(filter(None, told), default=host) / 1e6
+    peak = max((t / 1e6 for t in told if t), default=peak_memory_mb())
     return round(max(peak, (before and before.memory_mb) or 0.0), 1)

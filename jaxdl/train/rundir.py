@@ -7,7 +7,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from jaxdl.core.codec import load
 from jaxdl.core.errors import InputError
 from jaxdl.core.hook import Stop
 from jaxdl.core.records import Passport, Record, Result
+from jaxdl.core.settings import settings
 from jaxdl.train.checkpoint import Checkpoints
 from jaxdl.train.state import State
 
@@ -41,6 +42,8 @@ class RunDir:
         """The last update that has a record."""
         self._history: dict[str, list[tuple[int, float]]] = {}
         self.hooks: dict[str, Any] = {}
+        self.ended: list[Callable[[Result], None]] = []
+        """Called in turn once the result is written."""
         self.saved: int | None = None
         self._writes = parallel.is_first()
         self._lock = lock
@@ -131,6 +134,18 @@ class RunDir:
         self.result = result
         if self._writes:
             records.write_json(self.path / records.RESULT, result)
+            if self._board is not None:
+                self._tell(result)
+        for act in self.ended:
+            act(result)
+
+    def _tell(self, result: Result) -> None:
+        """TensorBoard's HPARAMS tab gets the run's primary metric."""
+        split, _, name = result.primary.partition("/")
+        if result.finished and name in result.metrics.get(split, {}):
+            value = float(result.metrics[split][name])
+            self._board.scalars(result.steps, {f"result/{result.primary}": value})
+            self._board.ended()
 
     def close(self) -> None:
         """Flushes everything; a failed checkpoint raises here."""
@@ -147,6 +162,7 @@ class RunDir:
         records.write_json(self.path / records.PASSPORT, self._stamped(step))
         self._rewrite()
         self._board = Board(self.path / records.TENSORBOARD, step)
+        self._board.settings(settings(self.passport.experiment))
 
     def _stamped(self, step: int) -> Passport:
         """The run's passport with this sitting's stamp: what differs from the first one."""

@@ -62,3 +62,18 @@ def test_a_gpu_tells_parity_and_ceilings_first(tmp_path):
     assert "NVIDIA H200" in told and "1 of 2 cases of parity" in told and "700 TFLOP/s" in told
     assert "| layer_norm rows 8 width 4 backward | 0.500 | 1.000 |" in told
     assert "Not measured, for time:** attention time 2048 size 64 causal." in told
+
+
+def test_cycles_on_a_tpu_stand_beside_the_least_of_splash(tmp_path):
+    one = {
+        **{"case": "causal", "target": "v9", "direction": "forward", "blocks": None},
+        **{"versions": {"libtpu": "7"}, "date": "2026-11-25", "impl": "ours", "cycles": 1200},
+    }
+    splash = one | {"impl": "splash, scheduled"}
+    records = [one, splash | {"cycles": 2500}, splash | {"cycles": 2400}]
+    records += [splash | {"cycles": None}, one | {"impl": "splash, as is", "cycles": 3}]
+    write(tmp_path / "tpu.jsonl", [*records, one | {"target": "v8"}])
+    told = tables.tables(tmp_path)
+    assert "absent (libtpu 7, 2026-11-25)" in told and "any time on a TPU" in told
+    assert "| v9 | causal, forward | 1,200 | 2,400 | 0.50 |" in told
+    assert "| v8 | causal, forward | 1,200 | not measured |  |" in told

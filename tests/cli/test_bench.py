@@ -66,13 +66,16 @@ def test_bad_options_are_refused_before_anything_is_measured(jaxdl, argv, words)
 def test_profile_prints_every_table_and_json_says_the_same(jaxdl, place):
     told = jaxdl("profile", "exp.py", "--steps", "2", "--set", "model.widths=(4,)")
     assert told.code == 0
-    for words in ("phases", "modules", "kinds", "ops", "MLP/head", "backward", "temp mb"):
+    for words in (
+        *("phases", "modules", "lines", "kinds", "ops", "MLP/head", "backward"),
+        *("models/mlp.py:", "input wait", "device idle", "compile", "temp"),
+    ):
         assert words in told.out
     assert (place / "build" / "profile").is_dir()
     told = jaxdl("profile", "exp.py", "--steps", "2", "--json")
     summary, *rows = [json.loads(line) for line in told.out.splitlines()]
-    assert summary["step_ms"] > 0 and 0 < summary["device_share"] <= 1
-    assert {row["table"] for row in rows} == {"phases", "modules", "kinds", "ops"}
+    assert summary["step_ms"] > 0 and 0 <= summary["device_idle_share"] < 1
+    assert {row["table"] for row in rows} == {"phases", "modules", "lines", "kinds", "ops"}
     told = jaxdl("profile", "exp.py", "--steps", "0")
     assert told.code == 2 and "steps=0" in told.words
 

@@ -1,13 +1,13 @@
 """`jaxdl sweep`: what it prints, writes and refuses, with real training."""
 
 import json
-import subprocess
 import sys
 from types import SimpleNamespace
 
 import pytest
+from optuna.exceptions import StorageInternalError
 
-from jaxdl.cli.sweep import _introduce
+from jaxdl.cli import sweep
 from jaxdl.core.loading import load_experiment
 from jaxdl.core.records import read_passport, read_result
 from jaxdl.search.space import Choice
@@ -59,6 +59,11 @@ def test_a_sweep_trains_shows_and_writes_the_best(jaxdl, spaced):
     other = jaxdl(*argv, "--seed", "1")
     assert other.code == 2 and "seed 0' there, 'grid with seed 1' here" in other.words
 
+    for file in folder.glob("study.db*"):
+        file.unlink()
+    lost = jaxdl(*argv)
+    assert lost.code == 2 and "sweep-space holds trials of a study that its storage" in lost.words
+
 
 @pytest.mark.parametrize(
     ("argv", "told"),
@@ -87,9 +92,19 @@ def test_brackets_of_a_choice_are_shown(capsys):
     space = {"model.stages[0]": Choice(([16], [32]))}
     plan = SimpleNamespace(spec="x.py", folder="runs", space=space)
     study = SimpleNamespace(rows=list, total=2)
-    _introduce(plan, study, SimpleNamespace(sampler="random", pruner="none"))
+    sweep._introduce(plan, study, SimpleNamespace(sampler="random", pruner="none"))
     told = capsys.readouterr().out
     assert "model.stages[0]" in told and "[16]" in told and "[32]" in told
+
+
+def test_a_fault_of_the_default_storage_names_it(jaxdl, spaced, monkeypatch):
+    def fail(self):
+        raise StorageInternalError("disk I/O error")
+
+    monkeypatch.setattr(sweep.Sweep, "run", fail)
+    told = jaxdl("sweep", "exp.py")
+    assert told.code == 2
+    assert "sqlite:///runs/exp/sweep-space/study.db does not answer (disk I/O error)" in told.words
 
 
 def test_a_file_without_a_space_says_how_to_write_one(jaxdl, place):
@@ -99,12 +114,10 @@ def test_a_file_without_a_space_says_how_to_write_one(jaxdl, place):
     )
 
 
-def test_without_optuna_the_extra_is_named():
-    code = "import sys; sys.modules['optuna'] = None\nimport jaxdl.cli as cli\n"
-    done = subprocess.run(
-        [sys.executable, "-c", code + "sys.exit(cli.main(['sweep', 'exp.py']))"],
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 2
-    assert "a sweep needs optuna; install it with: pip install 'jaxdl[search]'" in done.stderr
+def test_without_optuna_the_extra_is_named(jaxdl, spaced, monkeypatch):
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    for name in ("jaxdl.search.study", "jaxdl.cli.sweep"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    told = jaxdl("sweep", "exp.py")
+    assert told.code == 2
+    assert "a sweep needs optuna; install it with: pip install 'jaxdl[search]'" in told.words

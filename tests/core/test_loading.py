@@ -159,6 +159,10 @@ def test_an_unknown_variant_names_the_nearest(folder):
         ),
         ("ABLATIONS = ['a']", "exps/broken.py: ABLATIONS must map names to edits: {'deep': "),
         ("ABLATIONS = {'a': 3}", "exps/broken.py: ABLATIONS must map names to edits: {'deep': "),
+        *(
+            (f"ABLATIONS = {{{name!r}: {{}}}}", f"exps/broken.py: ABLATIONS has {name!r}, which ca")
+            for name in ("a/b", "a:b", "a,b", "", "..", "-x", "a b", "a\n", 3)
+        ),
     ],
 )
 def test_a_broken_file_says_where(folder, text, expected):

@@ -15,7 +15,6 @@ from jaxdl.train import build
 laws = load_file(__file__.replace("test_laws", "laws"))
 PAIRS = [
     ("resnet", {"data": 4, "fsdp": 2}),
-    ("vit", {"fsdp": 2, "model": 4}),
     ("gpt", {"data": 2, "fsdp": 2, "model": 2}),
     ("gpt", {"data": 2, "seq": 2, "model": 2}),
     ("gpt", {"pipe": 2, "fsdp": 2, "model": 2}),

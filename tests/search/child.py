@@ -30,6 +30,8 @@ with (run / "starts").open("a") as starts:
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(75))
 if kind == "crash":
     sys.exit("ValueError: the run went wrong")
+if kind == "killed" or (kind == "killed once" and (run / "starts").read_text().count("\n") == 1):
+    os.kill(os.getpid(), signal.SIGKILL)
 
 metrics = run / "metrics.jsonl"
 before = metrics.read_text().count("\n") if metrics.exists() else 0

@@ -193,6 +193,22 @@ def test_a_run_in_which_another_process_trains_is_waited_for(study, tmp_path):
     assert [name for name, _ in ablation.started] == ["other seed 0", "base seed 0"]
 
 
+def test_the_budget_bounds_the_wait_for_a_run_of_another_process(study):
+    ablation = study(base=DONE)
+    cell = ablation.plan.cells[0]
+    cell.run.mkdir()
+    lock = os.open(cell.run, os.O_RDONLY)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    ablation.budget, end = 0.3, time.monotonic() + 10
+
+    def watch(cell):
+        assert time.monotonic() < end, "it waits for ever"
+
+    ablation.run(watch)
+    os.close(lock)
+    assert ablation.spent and cell.state == "waiting" and not ablation.started
+
+
 def test_progress_is_read_from_the_end_of_a_file_being_written(tmp_path):
     cell = Cell("base", 0, tmp_path, 10_000, "valid/accuracy")
     assert cell.progress()[0] == 0

@@ -3,6 +3,7 @@
 import math
 from pathlib import Path
 
+import jax
 import numpy as np
 import optuna
 import pytest
@@ -10,6 +11,7 @@ from sklearn.model_selection import ParameterGrid
 
 from jaxdl.core import InputError
 from jaxdl.core.loading import load_experiment, load_file
+from jaxdl.models.mlp import MLP
 from jaxdl.search.space import (
     Choice,
     Integer,
@@ -154,3 +156,13 @@ def test_spaces_of_experiments_are_legal(name):
     path = str(ROOT / "experiments" / name)
     exp, _ = load_experiment(path)
     assert len(find_space(load_file(path), "SPACE", exp, path)) == 4
+
+
+def test_functions_are_stored_and_shown_by_name():
+    acts = Choice((jax.nn.relu, jax.nn.silu))
+    assert acts.labels == {"jax.nn:relu": jax.nn.relu, "jax.nn:silu": jax.nn.silu}
+    assert repr(acts) == "Choice((jax.nn:relu, jax.nn:silu))"
+    models = Choice(tuple(MLP((8,), 10, activation=act) for act in acts.values))
+    for text in (*models.labels, repr(models)):
+        assert "jax.nn:" in text and " at 0x" not in text and "\n" not in text
+    assert [models.value(label) for label in models.labels] == list(models.values)

@@ -13,7 +13,7 @@ from jaxdl.core.loading import load_experiment
 from jaxdl.core.records import read_records
 from jaxdl.search.objective import Objective, parse_objectives
 from jaxdl.search.space import Choice, edits_of
-from jaxdl.search.sweep import Tail
+from jaxdl.search.sweep import Running, Tail, check_folder
 from jaxdl.search.variant import spelt, write_variant
 
 STEPS = 9
@@ -68,6 +68,35 @@ def test_failed_trials_are_kept_and_shown(worker, tmp_path):
     assert "width=32 does not suit kind b" in illegal.failure
     assert "valid/loss is not a number" in lost.failure
     assert not (tmp_path / "study" / f"trial-{illegal.number:04d}").exists(), "nothing ran"
+
+
+def test_a_run_that_is_killed_has_a_second_chance(worker, tmp_path):
+    sweep, study = worker.make(tmp_path / "study", 2, space="DEATHS", sampler="grid")
+    assert sweep.run() == 0
+    assert [row.state for row in study.rows()] == ["done", "failed"]
+    assert study.rows()[1].failure == "ended by SIGKILL"
+    assert starts(tmp_path / "study") == {"trial-0000": 2, "trial-0001": 2}
+
+
+def test_a_hopeless_run_that_must_be_killed_is_pruned(worker, tmp_path):
+    sweep, study = worker.make(tmp_path / "study", 1)
+    run = tmp_path / "study" / "trial-0000"
+    tail = Tail(run, "valid/loss")
+    running = Running(study.claim(), run, run.with_suffix(".py"), tail, 81, 0.0, why="pruned")
+    sweep._conclude(running, -signal.SIGKILL)
+    assert study.rows()[0].state == "pruned"
+
+
+def test_a_folder_whose_storage_is_gone_is_not_gone_on_with(worker, tmp_path):
+    folder = tmp_path / "study"
+    sweep, study = worker.make(folder, 1)
+    check_folder(folder, study._study)
+    assert sweep.run() == 0
+    check_folder(folder, worker.make(folder, 2)[1]._study)
+    for file in folder.glob("study.db*"):
+        file.unlink()
+    with pytest.raises(InputError, match=r"its storage no longer has.*another --study"):
+        check_folder(folder, worker.make(folder, 1)[1]._study)
 
 
 @pytest.mark.row("R-007")
@@ -135,6 +164,7 @@ def test_two_workers_share_one_study_without_a_duplicate(worker, workers, tmp_pa
     assert len(marks) == 2, "each did some"
 
 
+@pytest.mark.slow
 def test_a_killed_workers_trial_goes_on_in_the_same_run(worker, workers, tmp_path):
     folder = tmp_path / "study"
     sweep, study = worker.make(folder, 2)
@@ -157,6 +187,7 @@ def test_after_a_fault_the_same_command_takes_its_trials_at_once(worker, tmp_pat
     again, study = worker.make(folder, 2, jobs=2, grace=1e9)
     assert again.run() == 0
     assert [row.state for row in study.rows()] == ["done", "done"]
+    assert not list(folder.glob(".worker-*"))
 
 
 def test_a_worker_that_lost_its_trial_drops_it(worker, tmp_path):

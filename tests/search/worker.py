@@ -56,6 +56,7 @@ def base():
 ABLATIONS = {"wide": {"model.width": 32}}
 SPACE = {"model.x": Uniform(0, 1)}
 BOTH = {"model.x": Uniform(0, 1), "model.y": LogUniform(1e-3, 1)}
+DEATHS = {"model.kind": Choice(("killed once", "killed"))}
 KINDS = {"model.kind": Choice(("a", "crash", "nan", "b")), "model.width": Choice((16, 32))}
 """
 

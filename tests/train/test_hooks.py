@@ -265,7 +265,7 @@ def test_every_interval_has_a_rate_of_training(exp, tmp_path):
     perf = [r for r in read_records(tmp_path) if r.split == "perf"]
     assert [r.step for r in perf] == [3, 6, 9, 12]
     for record in perf:
-        assert set(record.values) == {"step_ms", "examples_per_second"}
+        assert set(record.values) == {"step_ms", "examples_per_second", "host_mb"}
         assert record.values["step_ms"] * record.values["examples_per_second"] == pytest.approx(
             1e3 * exp.data.batch
         )

@@ -6,7 +6,9 @@ import struct
 import jax
 import numpy as np
 import pytest
+from tensorboardX.proto.api_pb2 import Status
 from tensorboardX.proto.event_pb2 import Event
+from tensorboardX.proto.plugin_hparams_pb2 import HParamsPluginData
 from tensorboardX.record_writer import masked_crc32c
 
 from jaxdl.core import load
@@ -72,11 +74,43 @@ def recorded(directory):
     return found
 
 
+def result_of(found):
+    """What TensorBoard has beyond the records."""
+    return {tag: points for tag, points in found.items() if tag.startswith("result/")}
+
+
+def hparams(directory, kind):
+    """What was told for the HPARAMS tab."""
+    for event in events(directory):
+        for value in event.summary.value:
+            if value.metadata.plugin_data.plugin_name == "hparams":
+                data = HParamsPluginData.FromString(value.metadata.plugin_data.content)
+                if data.HasField(kind):
+                    assert value.tag == f"_hparams_/{kind}"
+                    yield getattr(data, kind)
+
+
+def test_tensorboard_knows_the_settings_and_the_final_primary_metric(exp, tmp_path):
+    board = tmp_path / "tensorboard"
+    stop = small.At(7, small.send(15))
+    assert fit(exp, tmp_path, watch=small.watch(stop), devices=ONE).code == 75
+    assert not [*hparams(board, "session_end_info")] and not result_of(scalars(board))
+    result = fit(exp, tmp_path, devices=ONE).result
+    (start,), (end,) = (list(hparams(board, f"session_{k}_info")) for k in ("start", "end"))
+    told = {k: getattr(v, v.WhichOneof("kind")) for k, v in start.hparams.items()}
+    assert told["model"] == "Net" and told["model.width"] == 16 and told["seed"] == 0
+    assert told["optim.schedule"] == "Cosine" and "hooks.0.every" not in told
+    value = float(np.float32(result.metrics["valid"]["accuracy"]))
+    assert end.status == Status.Value("STATUS_SUCCESS")
+    assert result_of(scalars(board)) == {"result/valid/accuracy": [(20, value)]}
+
+
 @pytest.mark.row("C-039")
 def test_records_and_events_hold_the_same_points(whole):
     place, _ = whole
     found = recorded(place)
-    assert scalars(place / "tensorboard") == found
+    primary = result_of(scalars(place / "tensorboard"))
+    assert scalars(place / "tensorboard") == found | primary
     assert [step for step, _ in found["train/loss"]] == [4, 8, 12, 16, 20]
     assert [step for step, _ in found["valid/accuracy"]] == [6, 12, 18]
     assert {"train/lr", "train/grad_norm", "perf/step_ms", "valid/loss"} <= set(found)
@@ -113,7 +147,8 @@ def test_after_a_crash_no_step_is_told_twice(lost, exp, whole, tmp_path):
             fit(exp, tmp_path, watch=small.watch(small.At(lost, crash)), devices=ONE)
     fit(exp, tmp_path, devices=ONE)
     assert small.told(tmp_path) == small.told(whole[0])
-    assert scalars(tmp_path / "tensorboard") == recorded(tmp_path)
+    shown = scalars(tmp_path / "tensorboard")
+    assert shown == recorded(tmp_path) | result_of(shown)
 
 
 @pytest.mark.row("C-039")

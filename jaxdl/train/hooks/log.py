@@ -14,6 +14,7 @@ from jaxdl.core.hook import Stop
 from jaxdl.core.records import as_text, from_text
 from jaxdl.core.task import Metric
 from jaxdl.metrics import compute, reduce
+from jaxdl.train.memory import host_memory_mb
 from jaxdl.train.packed import Layout, Packed, Rows
 
 log = logging.getLogger("jaxdl")
@@ -21,7 +22,8 @@ log = logging.getLogger("jaxdl")
 
 @dataclass(frozen=True)
 class Log:
-    """Writes the metrics of the last `every` updates, merged, and the rate of training.
+    """Writes the metrics of the last `every` updates, merged, the rate of training, and the
+    memory that this process holds.
 
     A record is written one interval late, so that nothing waits for the device. The run ends when
     whole intervals of together `give_up` updates have had no finite gradient.
@@ -119,6 +121,7 @@ class LogHook:
                 closed.perf = {
                     "step_ms": 1e3 * seconds,
                     "examples_per_second": self._examples / seconds,
+                    "host_mb": host_memory_mb(),
                 }
         return closed
 

@@ -1,0 +1,157 @@
+"""Attention's kernels for accelerators: interpreted, lowered, and compiled for absent hardware."""
+
+import importlib.util
+import re
+from functools import partial
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.experimental.pallas import tpu as pltpu
+from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
+from jax.experimental.pallas.ops.tpu.splash_attention import (
+    splash_attention_mask_info as mask_info,
+)
+from jax.sharding import SingleDeviceSharding
+
+from jaxdl.core.errors import InputError
+from jaxdl.kernels.flash_attention import (
+    cycles,
+    flash_attention,
+    gpu,
+    seeds_of,
+    tiles,
+    tpu,
+    tpu_blocks,
+)
+from jaxdl.plan import devices
+
+# The cases and the comparison with the reference are those of the CPU's tests.
+_spec = importlib.util.spec_from_file_location(
+    "attention", Path(__file__).with_name("test_flash_attention.py")
+)
+attention = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(attention)
+CASES, arrays, check, everything = (
+    getattr(attention, name) for name in ("CASES", "arrays", "check", "everything")
+)
+
+
+def check_on_gpu(case, monkeypatch):
+    monkeypatch.setattr(gpu.pl, "pallas_call", partial(gpu.pl.pallas_call, interpret=True))
+    monkeypatch.setattr(gpu, "PRECISE", jax.lax.Precision.HIGHEST)
+    small = {kernel: {64: tiles.Tile(64, 32, 4, 1)} for kernel in tiles.SMALL}
+    monkeypatch.setattr(gpu, "tiles_of", lambda device: small)
+    check("gpu", **({"lengths": (70, 53)} | CASES[case]))
+
+
+@pytest.mark.parametrize("case", ["causal, one head of keys for all", "bias of heads", "dropout"])
+def test_triton_kernels_are_the_reference_in_interpret_mode(case, monkeypatch):
+    check_on_gpu(case, monkeypatch)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", CASES)
+def test_every_triton_feature_is_the_reference_in_interpret_mode(case, monkeypatch):
+    check_on_gpu(case, monkeypatch)
+
+
+def check_on_tpu(case, monkeypatch, **kw):
+    monkeypatch.setattr(tpu, "BLOCKS", dict.fromkeys(tpu.BLOCKS, (128, 128)))
+    monkeypatch.setattr(tpu_blocks, "TOGETHER", 256 * 128)
+    with pltpu.force_tpu_interpret_mode(pltpu.InterpretParams(detect_races=True)):
+        check("tpu", **({"lengths": (150, 280), "batch": 1} | CASES[case] | kw))
+
+
+@pytest.mark.row("C-029", "C-030")
+def test_mosaic_kernels_are_the_reference_in_interpret_mode(monkeypatch):
+    check_on_tpu("causal window, capped", monkeypatch, lengths=(150, 150))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", CASES)
+def test_every_mosaic_feature_is_the_reference_in_interpret_mode(case, monkeypatch):
+    lengths = (280, 150) if "nothing" in case else (150, 280)
+    check_on_tpu(case, monkeypatch, lengths=lengths)
+
+
+@pytest.mark.row("C-033")
+@pytest.mark.parametrize(
+    ("platform", "call", "count"), [("cuda", "triton", 3), ("tpu", "tpu_custom_call", 2)]
+)
+def test_all_features_lower_for_accelerators_without_one(platform, call, count):
+    given, static = arrays((200, 300), heads=(4, 2), bias=(True, False, True), segments=True)
+    given = {n: x.astype("bfloat16") if n in "qkv" else x for n, x in given.items()}
+    given["seeds"] = seeds_of(jax.random.key(0), 2, 4)
+    static |= {"causal": True, "window": 70, "soft_cap": 20.0, "dropout": 0.1}
+    run = jax.jit(partial(everything, static=static, impl=None))
+    text = run.trace(given).lower(lowering_platforms=(platform,)).as_text()
+    assert len(re.findall(rf"custom_call @\S*{call}", text)) == count
+
+
+def test_what_an_accelerator_cannot_run_goes_to_the_reference():
+    given, _ = arrays((20, 20), sizes=(300, 300))
+    run = jax.jit(partial(flash_attention, causal=True))
+    for platform in ("cuda", "tpu"):
+        text = run.trace(**given).lower(lowering_platforms=(platform,)).as_text()
+        assert "triton" not in text and "tpu_custom_call" not in text
+    for impl in ("gpu", "tpu"):
+        with pytest.raises(InputError, match=f"impl='{impl}' cannot run .* 300 is above 256"):
+            flash_attention(**given, impl=impl)
+
+
+ABSENT = [
+    ("v5e:1x1", 64, 2048, "bfloat16"),
+    pytest.param("v5e:1x1", 256, 32768, "bfloat16", marks=pytest.mark.slow),
+    pytest.param("v5e:1x1", 256, 2048, "float32", marks=pytest.mark.slow),
+    pytest.param("v5p:2x2x1", 128, 32768, "bfloat16", marks=pytest.mark.slow),
+    pytest.param("v6e:2x2", 256, 32768, "bfloat16", marks=pytest.mark.slow),
+]
+
+
+@pytest.mark.tpu_aot
+@pytest.mark.parametrize(("topology", "size", "length", "dtype"), ABSENT)
+def test_it_compiles_for_absent_tpus_in_memory_linear_in_the_length(topology, size, length, dtype):
+    compiled = compiled_for(topology, size, length, dtype)
+    parts = -(-length * max(size, 128) // tpu.LONGEST)
+    assert compiled.as_text().count('custom_call_target="tpu_custom_call"') == 1 + parts
+    # Copies of what comes in and goes out, in float32 what is summed up over parts; all logits
+    # would be 4 GiB at 32k.
+    inputs = 2 * length * size * jnp.dtype(dtype).itemsize
+    assert compiled.memory_analysis().temp_size_in_bytes <= 16 * inputs
+
+
+@pytest.mark.slow
+@pytest.mark.gpu_aot
+@pytest.mark.parametrize("size", [64, 80, 128])
+def test_half_precision_spills_no_register_on_an_absent_h200(size, tmp_path):
+    strict = {"xla_gpu_fail_ptx_compilation_on_register_spilling": True}
+    compiled_for("h200:1", size, 2048, "bfloat16", strict | {"xla_dump_to": str(tmp_path)})
+    assembly = "".join(path.read_text() for path in tmp_path.glob("*.ptx"))
+    assert "wgmma.mma_async" in assembly and "mma.sync" not in assembly
+
+
+def compiled_for(topology, size, length, dtype, options=None):
+    given, static = arrays((1, 1), (2, 2), (size, size), dtype, 1, causal=True)
+    place = SingleDeviceSharding(devices(topology)[0])
+    static |= {"device": devices(topology)[0].device_kind}
+    given = {
+        name: jax.ShapeDtypeStruct((1, length, *x.shape[2:]), dtype, sharding=place)
+        for name, x in given.items()
+    }
+    run = jax.jit(partial(everything, static=static, impl=None))
+    return run.lower(given).compile(compiler_options=options or {})
+
+
+@pytest.mark.parametrize("keys", [512, 1024])
+@pytest.mark.parametrize("back", [False, True])
+def test_the_schedule_of_the_estimate_is_what_splash_looks_up(keys, back):
+    causal = masks.MultiHeadMask([masks.CausalMask((4096, 4096))])
+    process = mask_info.process_mask_dkv if back else mask_info.process_mask
+    tables, _ = process(causal, (1024, keys), head_shards=1, q_seq_shards=1)
+    for (_, i, j), kind in np.ndenumerate(tables.block_mask):
+        fetched, _, needed, _ = cycles.scheduled(1024, keys, 0, i, j, next_i=back)
+        assert bool(needed) == (kind > 0)
+        assert not needed or fetched == tables.data_next[0, i, j] == (i if back else j)
