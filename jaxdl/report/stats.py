@@ -207,7 +207,7 @@ def _sd(x: np.ndarray, step: float, roundings: int, size: float) -> float:
     """
     if len(x) < 2:
         return NAN
-    sd, least = float(x.std(ddof=1)), NOISE * size
+    sd, least = float(x.std(ddof=1)) if np.ptp(x) else 0.0, NOISE * size
     return sd if sd > max(step / 100, least) else max(step * math.sqrt(roundings / 12), least)
 
 

@@ -88,6 +88,15 @@ def test_bad_input_is_refused_before_anything_runs(argv, told, jaxdl, spaced):
     assert not list(spaced.glob("runs/exp/*/trial*"))
 
 
+def test_brackets_of_a_choice_are_shown(capsys):
+    space = {"model.stages[0]": Choice(([16], [32]))}
+    plan = SimpleNamespace(spec="x.py", folder="runs", space=space)
+    study = SimpleNamespace(rows=list, total=2)
+    sweep._introduce(plan, study, SimpleNamespace(sampler="random", pruner="none"))
+    told = capsys.readouterr().out
+    assert "model.stages[0]" in told and "[16]" in told and "[32]" in told
+
+
 def test_a_fault_of_the_default_storage_names_it(jaxdl, spaced, monkeypatch):
     def fail(self):
         raise StorageInternalError("disk I/O error")
@@ -96,15 +105,6 @@ def test_a_fault_of_the_default_storage_names_it(jaxdl, spaced, monkeypatch):
     told = jaxdl("sweep", "exp.py")
     assert told.code == 2
     assert "sqlite:///runs/exp/sweep-space/study.db does not answer (disk I/O error)" in told.words
-
-
-def test_brackets_of_a_choice_are_shown(capsys):
-    space = {"model.stages[0]": Choice(([16], [32]))}
-    plan = SimpleNamespace(spec="x.py", folder="runs", space=space)
-    study = SimpleNamespace(rows=list, total=2)
-    sweep._introduce(plan, study, SimpleNamespace(sampler="random", pruner="none"))
-    told = capsys.readouterr().out
-    assert "model.stages[0]" in told and "[16]" in told and "[32]" in told
 
 
 def test_a_file_without_a_space_says_how_to_write_one(jaxdl, place):

@@ -69,8 +69,8 @@ def test_a_subclass_fits_too():
         (
             "schedule=jaxdl.optim:SAM",
             "optim.schedule: 'jaxdl.optim:SAM' does not fit; expected jaxdl.optim:Constant or "
-            "jaxdl.optim:Cosine or jaxdl.optim:InverseSqrt or jaxdl.optim:Linear or "
-            "jaxdl.optim:Steps, or a subclass.",
+            "jaxdl.optim:Cosine or jaxdl.optim:Linear or jaxdl.optim:Steps or "
+            "jaxdl.optim:InverseSqrt, or a subclass.",
         ),
         ("sam=jaxdl.optim:Linear", "optim.sam: 'jaxdl.optim:Linear' does not fit; expected jaxdl."),
         ("sam=SAM", "optim.sam: 'SAM' does not fit; expected jaxdl.optim:SAM, or a subclass."),

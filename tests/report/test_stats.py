@@ -206,6 +206,7 @@ def test_rounding_of_floats_is_no_spread(kind):
     assert resolution([0.5, 0.5 + 3e-8, 0.502, 1e9]) == pytest.approx(0.002, rel=1e-4), (
         "but for rounding"
     )
+    assert mean_of([0.1] * 3).half == 0.0, "equal numbers have not even the rounding of their mean"
     near = compare(by_seed([0.9] * 3), by_seed(np.float32([0.9, 0.9, 0.9])))
     assert near.difference and near.p > 0.05, "the last bit alone"
     loss = compare(by_seed([1e-9, 2e-9, 4e-9]), by_seed([3e-9, 4e-9, 6.5e-9]))
