@@ -104,9 +104,9 @@ class _Place:
         """Commit, and a digest of the code that is not committed."""
         if not self.repository:
             return None
-        head = git(self.root, "rev-parse", "HEAD")
+        head = (git(self.root, "rev-parse", "HEAD") or b"").decode().strip()
         return {
-            "revision": head and head.decode().strip(),
+            "revision": head or None,
             "diff": digest_of(patch) if patch else None,
         }
 
