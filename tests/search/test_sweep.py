@@ -149,6 +149,7 @@ def test_a_stopped_sweep_goes_on(number, code, worker, tmp_path):
     assert len(list(read_records(folder / "trial-0000"))) == STEPS, "it went on, not anew"
 
 
+@pytest.mark.slow
 @pytest.mark.row("R-008")
 def test_two_workers_share_one_study_without_a_duplicate(worker, workers, tmp_path):
     folder = tmp_path / "study"
