@@ -7,9 +7,9 @@ What:   `same` sets an option that this run does not use: another run directory,
         around the network, so that the same distribution gives it other initial weights: its
         differences to the base are luck alone, as large as those between seeds.
 Run:    jaxdl ablate experiments/ablations/null.py --seeds 10
-Expect: no difference in any variant, and none at all in `same`. Seed 0: valid accuracy 0.958 for
-        the base and `same`, 0.967 for `redrawn`, test 0.983 for all three. A run takes 12 s of CPU
-        time, nearly all of it to start and compile. Not yet run with several seeds.
+Expect: 5 seeds (reports/null.html; 4 s of training a run on 2 busy CPU cores): no difference in
+        any variant; the same accuracies as the base in all seeds for `same` and `summed`, +1.0 ±
+        1.7 points of test accuracy for `redrawn`.
 """
 
 from flax import linen as nn

@@ -2,8 +2,9 @@
 
 Data:   `jaxdl data get fashion_mnist`: 70,000 images of clothes.
 Run:    jaxdl ablate experiments/ablations/schedules.py
-Expect: not yet run with several seeds; the constant rate should come last. `steps` of seed 0: valid
-        accuracy 0.885, test 0.871, in 20 s of CPU time, start to end.
+Expect: 5 seeds (reports/schedules.html; 8 s of training a run on 2 busy CPU cores): test accuracy
+        87.54 ± 0.11 % for the cosine; linear better by 0.16 ± 0.15 points; steps worse by 0.52 ±
+        0.18, inverse_sqrt by 1.18 ± 0.54, constant by 2.28 ± 0.86.
 """
 
 from jaxdl.core import Experiment
