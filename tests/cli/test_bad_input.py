@@ -33,7 +33,7 @@ CASES = {
     # What was typed.
     "unknown command": (("trian",), "did you mean 'train'"),
     "unknown flag": (train("--sett", "a=1"), "--sett"),
-    "no experiment": (("train",), "FILE[:VARIANT]"),
+    "no experiment": (("train",), "name an experiment file"),
     "set without =": (train(*sets("steps")), "path=value"),
     "set twice": (train(*sets("steps=1", "steps=2")), "set twice"),
     "unknown key": (train(*sets("optim.peek_lr=1")), "did you mean 'peak_lr'"),

@@ -12,6 +12,7 @@ from jaxdl.core.loading import load_experiment
 from jaxdl.core.records import read_passport, read_result
 from jaxdl.search.space import Choice
 
+pytestmark = pytest.mark.filterwarnings(r"ignore:os\.fork\(\) was called:RuntimeWarning")
 SPACE = """
 from jaxdl.search.space import Choice, LogUniform
 
