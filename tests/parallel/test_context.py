@@ -8,11 +8,14 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxdl.core.errors import InputError
-from jaxdl.kernels.flash_attention import DropWeights, seeds_of
+from jaxdl.kernels.flash_attention import DropWeights, few, seeds_of
 from jaxdl.nn import Attention, attend
 from jaxdl.parallel import context_parallel, make_mesh, scope, unbox
+from jaxdl.plan import devices
+from jaxdl.plan.hlo import runs
 
 B, T, H, K = 4, 16, 8, 4
+TPUS = "v5e:2x4"
 ALL = [
     (mesh, causal)
     for mesh in ({"seq": 2, "data": 4}, {"seq": 4, "model": 2}, {"seq": 8})
@@ -80,6 +83,37 @@ def test_heads_for_positions_are_attention_and_gather_nothing(mesh, causal):
     assert collectives(check(mesh, "dp+tp+ulysses", 2, causal)) == {"all-to-all"}
 
 
+@pytest.mark.parametrize("rules", ["cp", pytest.param("ulysses", marks=pytest.mark.slow)])
+def test_an_axis_that_divides_nothing_changes_nothing(rules):
+    check({"seq": 2, "data": 4}, rules, 2, causal=True)
+
+
+@pytest.mark.parametrize("rules", ["dp+tp+cp", pytest.param("dp+ulysses", marks=pytest.mark.slow)])
+def test_half_precision_is_put_together_in_float32(rules):
+    args = inputs(2)
+    divided = partial(context_parallel, attend, causal=True)
+    half = tuple(x.astype(jnp.bfloat16) for x in args)
+    found = compiled({"seq": 8}, rules, divided, *half)
+    expected = jax.jit(partial(with_gradients, partial(attend, causal=True)))(*args)
+    for a, b in zip(found(*jax.device_put(half, found.input_shardings[0])), expected, strict=True):
+        assert a.dtype == jnp.bfloat16
+        np.testing.assert_allclose(a.astype("float32"), b, atol=2e-2 * np.abs(b).max())
+
+
+@pytest.mark.parametrize("rules", ["dp+cp", pytest.param("dp+ulysses", marks=pytest.mark.slow)])
+def test_layers_under_remat_and_scan_are_those_of_one_device(rules):
+    def layers(attention, q, k, v):
+        layer = jax.checkpoint(lambda x, _: (x + attention(x, k, v, causal=True), None))
+        return jax.lax.scan(layer, q, None, length=2)[0]
+
+    args = inputs(2)
+    divided = partial(layers, partial(context_parallel, attend))
+    found = compiled({"seq": 4, "data": 2}, rules, divided, *args)
+    expected = jax.jit(partial(with_gradients, partial(layers, attend)))(*args)
+    for a, b in zip(found(*jax.device_put(args, found.input_shardings[0])), expected, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
+
+
 KEYS = np.arange(T)
 VISIBLE = np.stack([KEYS < 16, KEYS < 9, KEYS >= 3, KEYS < 0])  # padded behind, and before
 PADDING = np.broadcast_to(VISIBLE[:, None, None], (B, 1, T, T))
@@ -99,6 +133,63 @@ PER_HEAD = jax.random.bernoulli(jax.random.key(5), 0.4, (1, H, T, T))
 )
 def test_masks_and_dropout_fall_on_the_same_weights(rules, causal, mask):
     check({"data": 2, "seq": 2, "model": 2}, rules, 8, causal, mask, DROP)
+
+
+@pytest.mark.slow
+def test_blocks_of_weights_that_are_not_few_are_masked_and_dropped_alike(monkeypatch):
+    jax.clear_caches()
+    monkeypatch.setattr(few, "MOST", 0)
+    check({"data": 2, "seq": 2, "model": 2}, "dp+tp+cp", 8, True, PER_HEAD, DROP)
+
+
+@pytest.mark.slow
+@pytest.mark.row("C-030")
+def test_gradients_of_gradients_of_a_ring_are_those_of_one_device():
+    def twice(fn, q, k, v):
+        def first(*args):
+            grads = jax.grad(lambda *args: (fn(*args) ** 2).sum(), (0, 1, 2))(*args)
+            return sum(jnp.sin(x).sum() for x in grads)
+
+        return jax.grad(first, (0, 1, 2))(q, k, v)
+
+    def divided(*args):
+        with scope(make_mesh(seq=8), "cp"):
+            return twice(partial(context_parallel, attend, causal=True), *args)
+
+    args = inputs(2)[:3]
+    found = jax.jit(divided, in_shardings=NamedSharding(make_mesh(seq=8), PartitionSpec()))(*args)
+    expected = jax.jit(partial(twice, partial(attend, causal=True)))(*args)
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.tpu_aot
+@pytest.mark.parametrize("causal", [True, False])
+def test_on_absent_tpus_kernels_run_while_the_next_block_travels(causal):
+    mesh, time, heads = make_mesh(devices(TPUS), seq=8), 32768, (8, 4, 4, 8)
+
+    def run(*args):
+        with scope(mesh, "cp"):
+            return with_gradients(partial(context_parallel, attend, causal=causal), *args)
+
+    lies = NamedSharding(mesh, PartitionSpec(None, "seq"))
+    shapes = [jax.ShapeDtypeStruct((1, time, n, 128), jnp.bfloat16, sharding=lies) for n in heads]
+    found = jax.jit(run, out_shardings=lies).lower(*shapes).compile()
+    text = found.as_text()
+    # Of another device's block there are two forms, of which each device runs one at a time.
+    forms = 2 if causal else 1
+    assert runs(text, 'custom_call_target="tpu_custom_call"') == 2 * (1 + 7 * forms)
+    assert collectives(text) == {"collective-permute"}
+    work = " conditional(" if causal else 'custom_call_target="tpu_custom_call"'
+    loops = [x for x in text.split("\n\n") if "collective-permute-start(" in x and "ENTRY" not in x]
+    assert len(loops) == 2
+    for loop in loops:
+        start, done = (loop.index(f" collective-permute-{x}(") for x in ("start", "done"))
+        assert start < loop.index(work) < done
+    # Logits where two devices meet would take 256 MiB at least.
+    size = sum(time // 8 * n * 128 * 2 for n in heads[:3])
+    assert found.memory_analysis().temp_size_in_bytes < 4 * size
 
 
 @pytest.mark.parametrize("rules", ["dp+cp", "dp+ulysses"])
