@@ -39,9 +39,10 @@ def context_parallel(
     The rule `context` says how: `ring` passes keys and values round (Liu et al. 2023,
     arXiv:2310.01889), and deals out the positions so that causal work is equal everywhere;
     `all_to_all` gives each device all positions of some heads (Jacobs et al. 2023,
-    arXiv:2309.14509). `drop` falls on the same weights as it does on one device.
+    arXiv:2309.14509). The first runs the attention kernel itself where two devices' positions
+    meet, the second `attend`. `drop` falls on the same weights as it does on one device.
 
-    Shapes: q [B, T, H, K], k and v [B, S, G, K], mask [1 or B, 1 or H, T, S] -> [B, T, H, K].
+    Shapes: q [B, T, H, K], k and v [B, S, G, K], mask [1 or B, 1 or H, 1 or T, S] -> [B, T, H, K].
 
     Raises:
         InputError: the positions or heads do not divide.
@@ -93,6 +94,7 @@ def _per_shard(
         local,
         in_specs=tuple(specs),
         out_specs=specs[0],
+        # All that are free, since a Mosaic kernel is never partitioned automatically.
         axis_names=free_axes(mesh),
         check_vma=False,
     )(*features, *weights)

@@ -382,7 +382,8 @@ class Meeting:
             return x
         places = self.positions(i, j)
         if hasattr(self.refs, "runs"):
-            places = (standing(self.refs.runs.at[n], x) for n, x in enumerate(places))
+            runs = [[self.refs.runs[n, i] for i in range(3)] for n in range(2)]
+            places = map(standing, runs, places)
         stays = kept(rate, self.refs.seeds[head], *places)
         return jnp.where(stays, x * (1 / (1 - rate)), 0.0)
 

@@ -160,9 +160,9 @@ def test_few_weights_are_kept_and_are_the_reference_in_float64(case, monkeypatch
     check(**({"lengths": (37, 53)} | CASES[case]))
 
 
-HALVES = ["dropout", "causal, rows that see nothing"]
-MORE = ["causal, one head of keys for all", "bias of padding", "segments"]
-HALVES += [pytest.param(case, marks=pytest.mark.slow) for case in MORE]
+HALVES = ["causal, one head of keys for all", "bias of padding", "segments"]
+HALVES += ["causal, rows that see nothing"]
+HALVES = ["dropout", *(pytest.param(case, marks=pytest.mark.slow) for case in HALVES)]
 
 
 @pytest.mark.parametrize("most", [0, 2**19])
@@ -172,7 +172,8 @@ def test_parts_of_the_keys_make_up_the_whole(case, most, monkeypatch):
     check_halves(**({"lengths": (37, 53)} | CASES[case]))
 
 
-@pytest.mark.parametrize("impl", [pytest.param("cpu", marks=pytest.mark.slow), "reference"])
+@pytest.mark.slow
+@pytest.mark.parametrize("impl", ["cpu", "reference"])
 def test_parts_in_half_precision_are_summed_in_float32(impl):
     check_halves(impl, lengths=(70, 70), causal=True, dtype="bfloat16", heads=(4, 2))
 

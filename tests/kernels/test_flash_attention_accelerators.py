@@ -120,6 +120,7 @@ def test_all_features_lower_for_accelerators_without_one(platform, call, count):
     given = {n: x.astype("bfloat16") if n in "qkv" else x for n, x in given.items()}
     given["seeds"] = seeds_of(jax.random.key(0), 2, 4)
     static |= {"causal": True, "window": 70, "soft_cap": 20.0, "dropout": 0.1}
+    static |= {"runs": attention.RUNS}
     run = jax.jit(partial(everything, static=static, impl=None))
     text = run.trace(given).lower(lowering_platforms=(platform,)).as_text()
     assert len(re.findall(rf"custom_call @\S*{call}", text)) == count

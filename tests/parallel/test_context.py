@@ -83,12 +83,14 @@ def test_heads_for_positions_are_attention_and_gather_nothing(mesh, causal):
     assert collectives(check(mesh, "dp+tp+ulysses", 2, causal)) == {"all-to-all"}
 
 
-@pytest.mark.parametrize("rules", ["cp", pytest.param("ulysses", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("rules", ["cp", "ulysses"])
 def test_an_axis_that_divides_nothing_changes_nothing(rules):
     check({"seq": 2, "data": 4}, rules, 2, causal=True)
 
 
-@pytest.mark.parametrize("rules", ["dp+tp+cp", pytest.param("dp+ulysses", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("rules", ["dp+tp+cp", "dp+ulysses"])
 def test_half_precision_is_put_together_in_float32(rules):
     args = inputs(2)
     divided = partial(context_parallel, attend, causal=True)
@@ -100,7 +102,8 @@ def test_half_precision_is_put_together_in_float32(rules):
         np.testing.assert_allclose(a.astype("float32"), b, atol=2e-2 * np.abs(b).max())
 
 
-@pytest.mark.parametrize("rules", ["dp+cp", pytest.param("dp+ulysses", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("rules", ["dp+cp", "dp+ulysses"])
 def test_layers_under_remat_and_scan_are_those_of_one_device(rules):
     def layers(attention, q, k, v):
         layer = jax.checkpoint(lambda x, _: (x + attention(x, k, v, causal=True), None))
