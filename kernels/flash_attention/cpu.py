@@ -44,7 +44,7 @@ def forward(spec: Spec, q: Array, k: Array, v: Array, extras: Extras) -> tuple[A
 
     y, lse = lax.map(head, (*work.blocks(q, k, v), jnp.arange(work.batch * work.groups)))
     y = work.joined_queries(y).astype(q.dtype)
-    return y, work.joined_queries(lse[..., None])[..., 0].swapaxes(1, 2).astype(jnp.float32)
+    return y, work.joined_queries(lse[..., None])[..., 0].swapaxes(1, 2)
 
 
 def backward(

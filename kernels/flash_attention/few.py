@@ -43,7 +43,7 @@ def forward(
     lse = jnp.where(some, most + jnp.log(total), -jnp.inf)[..., 0]
     weights = _dropped(spec, extras, weights)
     y = jnp.einsum("bgnts,bsgv->bgntv", grouped(weights.left, k), v.astype(weights.left.dtype))
-    return _joined(y).astype(q.dtype), lse.astype(jnp.float32), weights
+    return _joined(y).astype(q.dtype), lse, weights
 
 
 def recalled(spec: Spec, q: Array, k: Array, extras: Extras, lse: Array) -> Weights:

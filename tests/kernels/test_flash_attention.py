@@ -173,6 +173,18 @@ def test_parts_of_the_keys_make_up_the_whole(case, most, monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("most", [0, 2**19])
+def test_double_precision_stays_it(most, monkeypatch):
+    monkeypatch.setattr(few, "MOST", most)
+    given, static = arrays((37, 53), causal=True, heads=(4, 2))
+    jax.clear_caches()
+    with jax.enable_x64(True):
+        wide = {name: x.astype("float64") for name, x in given.items()}
+        found = jax.jit(partial(everything, static=static, impl=None))(wide)
+        assert_same(found, expected(given, static), 1e-12)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("impl", ["cpu", "reference"])
 def test_parts_in_half_precision_are_summed_in_float32(impl):
     check_halves(impl, lengths=(70, 70), causal=True, dtype="bfloat16", heads=(4, 2))
