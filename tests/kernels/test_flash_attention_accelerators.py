@@ -106,7 +106,7 @@ def test_gradients_of_long_queries_in_parts_are_the_reference(case, monkeypatch)
     """The most elements of queries at once are lowered, so that 280 take three parts."""
     monkeypatch.setattr(tpu, "LONGEST", 128 * 128)
     parts, gradients = [], tpu._gradients
-    monkeypatch.setattr(tpu, "_gradients", lambda *a: parts.append(a[5]) or gradients(*a))
+    monkeypatch.setattr(tpu, "_gradients", lambda *a: parts.append(a[-5]) or gradients(*a))
     check_on_tpu("plain", monkeypatch, lengths=(280, 150), **IN_PARTS[case])
     assert parts == [0, 128, 256]
 
