@@ -44,9 +44,11 @@ def refuses(spec: Spec, q: Array, k: Array, extras: Extras, *rest: Any) -> str |
     return None
 
 
-def forward(spec: Spec, q: Array, k: Array, v: Array, extras: Extras) -> tuple[Array, Array]:
-    """As the reference."""
-    call = Call.of("forward", spec, q, k, v, extras)
+def forward(
+    spec: Spec, q: Array, k: Array, v: Array, extras: Extras, tile: Tile | None = None
+) -> tuple[Array, Array]:
+    """As the reference; in these blocks, or in those of the device's table."""
+    call = Call.of("forward", spec, q, k, v, tile)
     inputs = call.by_queries({"q": q}) | call.walked_keys({"k": k, "v": v}) | call.extras(extras)
     size = inputs["v"][0].shape[-1]
     block, place = (None, call.r, None, size), lambda b, h, i: (b, i, h, 0)
@@ -76,11 +78,21 @@ def backward(
         bias = cpu.backward(spec, True, q, k, v, extras, y, lse, dy, dlse)[3]
     inner = jnp.einsum("bthv,bthv->bht", dy, y, preferred_element_type=jnp.float32) - dlse
     rows = {"lse": jnp.where(jnp.isneginf(lse), FAR, lse * LOG2E), "inner": inner}
-    return (*_dq(spec, q, k, v, extras, dy, rows), *_dkv(spec, q, k, v, extras, dy, rows), bias)
+    return (*dq(spec, q, k, v, extras, dy, rows), *dkv(spec, q, k, v, extras, dy, rows), bias)
 
 
-def _dq(spec, q, k, v, extras, dy, rows) -> tuple[Array]:
-    call = Call.of("dq", spec, q, k, v, extras)
+def dq(
+    spec: Spec,
+    q: Array,
+    k: Array,
+    v: Array,
+    extras: Extras,
+    dy: Array,
+    rows: dict[str, Array],
+    tile: Tile | None = None,
+) -> tuple[Array]:
+    """The gradient of queries; `rows` [B, H, T] f32 are lse in units of log 2, and `inner`."""
+    call = Call.of("dq", spec, q, k, v, tile)
     inputs = call.by_queries({"q": q, "dy": dy}) | call.rows(rows)
     inputs |= call.walked_keys({"k": k, "v": v}) | call.extras(extras)
     array, block, place = inputs["q"]
@@ -89,8 +101,18 @@ def _dq(spec, q, k, v, extras, dy, rows) -> tuple[Array]:
     return (dq[:, : call.time, :, : q.shape[-1]],)
 
 
-def _dkv(spec, q, k, v, extras, dy, rows) -> tuple[Array, Array]:
-    call = Call.of("dkv", spec, q, k, v, extras)
+def dkv(
+    spec: Spec,
+    q: Array,
+    k: Array,
+    v: Array,
+    extras: Extras,
+    dy: Array,
+    rows: dict[str, Array],
+    tile: Tile | None = None,
+) -> tuple[Array, Array]:
+    """Those of keys and of values, of the same."""
+    call = Call.of("dkv", spec, q, k, v, tile)
     inputs = call.walked_queries({"q": q, "dy": dy}) | call.walked_rows(rows)
     inputs |= call.by_keys({"k": k, "v": v}) | call.extras(extras)
     outputs = {
@@ -117,15 +139,15 @@ class Call:
     keys: int
 
     @classmethod
-    def of(cls, kernel: str, spec: Spec, q: Array, k: Array, v: Array, extras: Extras) -> Call:
+    def of(cls, kernel: str, spec: Spec, q: Array, k: Array, v: Array, tile: Tile | None) -> Call:
         """The sizes for these arrays."""
-        del extras
         (batch, time, heads, size), (keys, groups) = q.shape, k.shape[1:3]
-        tiles = tiles_of(spec.device)[kernel]
-        tile = tiles[min(n for n in tiles if n >= min(max(size, v.shape[-1]), max(tiles)))]
-        if q.dtype == jnp.float32:
-            # Twice as large in shared memory.
-            tile = replace(tile, r=max(tile.r // 2, 32), c=max(tile.c // 2, 32), stages=1)
+        if tile is None:
+            tiles = tiles_of(spec.device)[kernel]
+            tile = tiles[min(n for n in tiles if n >= min(max(size, v.shape[-1]), max(tiles)))]
+            if q.dtype == jnp.float32:
+                # Twice as large in shared memory.
+                tile = replace(tile, r=max(tile.r // 2, 32), c=max(tile.c // 2, 32), stages=1)
         return cls(spec, tile, kernel == "dkv", batch, heads, groups, time, keys)
 
     @property

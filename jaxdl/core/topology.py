@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Iterator
@@ -68,7 +69,7 @@ def _h200s(kind: str, shape: str, slices: int) -> list[jax.Device]:
     try:
         found = topologies.get_topology_desc(
             platform="cuda",
-            target_config=files("jaxdl.plan").joinpath("h200.txtpb").read_text(),
+            target_config=files("jaxdl.core").joinpath("h200.txtpb").read_text(),
             topology=f"1x{hosts or 1}x{local}",
         )
     except (jax.errors.JaxRuntimeError, NotImplementedError) as error:
@@ -84,6 +85,18 @@ def _cpus(kind: str, shape: str, slices: int) -> list[jax.Device]:
             f"XLA_FLAGS=--xla_force_host_platform_device_count=N before it starts."
         )
     return have[: int(shape)]
+
+
+@contextmanager
+def unkept() -> Iterator[None]:
+    """Keeps what its body compiles out of the cache on disk: nobody will run it."""
+    name = "jax_persistent_cache_min_compile_time_secs"
+    before = getattr(jax.config, name)
+    jax.config.update(name, math.inf)
+    try:
+        yield
+    finally:
+        jax.config.update(name, before)
 
 
 @contextmanager
