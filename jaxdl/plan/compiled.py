@@ -6,8 +6,6 @@ import math
 import re
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +13,7 @@ from typing import Any
 import jax
 
 from jaxdl.core.flops import flops
+from jaxdl.core.topology import unkept
 from jaxdl.plan.chips import CHIPS, Chip
 from jaxdl.plan.hlo import Collective, collectives
 from jaxdl.train import Program
@@ -110,24 +109,12 @@ def shard_bytes(abstract: Any, *, on_host: bool = False) -> int:
 def _compile(lowered: Any, options: dict[str, Any]) -> tuple[Any, str]:
     """The executable, or what the compiler said when memory did not suffice."""
     try:
-        with _unkept():
+        with unkept():
             return lowered.compile(compiler_options=options), ""
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         return None, str(error).strip().split("\n")[0]
-
-
-@contextmanager
-def _unkept() -> Iterator[None]:
-    """Keeps what is compiled out of the cache on disk: nobody will run it."""
-    name = "jax_persistent_cache_min_compile_time_secs"
-    before = getattr(jax.config, name)
-    jax.config.update(name, math.inf)
-    try:
-        yield
-    finally:
-        jax.config.update(name, before)
 
 
 def _at_least(

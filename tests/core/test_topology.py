@@ -3,8 +3,8 @@ import os
 import jax
 import pytest
 
-from jaxdl.core import InputError
-from jaxdl.plan import devices, topology
+from jaxdl.core import InputError, topology
+from jaxdl.core.topology import devices
 
 
 def test_fake_devices_are_those_that_are_here():

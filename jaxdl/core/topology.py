@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.resources import files
 from importlib.util import find_spec
+from typing import Any
 
 import jax
 from jax.experimental import topologies
@@ -15,6 +17,8 @@ from jax.experimental import topologies
 from jaxdl.core.errors import InputError, suggest
 
 TPUS = ("v4", "v5e", "v5p", "v6e", "tpu7x")
+GPUS = ("h200", "a100")
+"""Each is described in a file of its name."""
 TARGET = re.compile(r"(?:(\d+)x )?([a-z]\w*):(\d+(?:x\d+)*)", re.I)
 EXAMPLES = "'v5e:4x4', '2x v5p:4x4x4', 'h200:8' or 'cpu:8'"
 ALONE = {
@@ -26,7 +30,7 @@ ALONE = {
 """Tells libtpu, which reads it once, not to look for TPUs or for other processes."""
 
 
-def devices(target: str) -> list[jax.Device]:
+def devices(target: str) -> list[Any]:
     """The devices of `target`: `v5e:4x4`, `2x v5e:4x4` (two slices), `h200:8`, or `cpu:8`.
 
     They can be compiled for, not run on, unless they are CPU devices. TPUs need the extra `aot`,
@@ -39,7 +43,7 @@ def devices(target: str) -> list[jax.Device]:
     if not found:
         raise InputError(f"no hardware is called {target!r}; write e.g. {EXAMPLES}.")
     slices, kind, shape = int(found[1] or 1), found[2].lower(), found[3].lower()
-    known = {**dict.fromkeys(TPUS, _tpus), "h200": _h200s, "cpu": _cpus}
+    known = {**dict.fromkeys(TPUS, _tpus), **dict.fromkeys(GPUS, _gpus), "cpu": _cpus}
     if kind not in known:
         raise InputError(f"no hardware is called {kind!r}; {suggest(kind, known)}.")
     if slices < 1 or (slices > 1 and kind not in TPUS):
@@ -47,7 +51,7 @@ def devices(target: str) -> list[jax.Device]:
     return known[kind](kind, shape, slices)
 
 
-def _tpus(kind: str, shape: str, slices: int) -> list[jax.Device]:
+def _tpus(kind: str, shape: str, slices: int) -> list[Any]:
     if not find_spec("libtpu"):
         raise InputError("compiling for TPUs needs libtpu; pip install 'jaxdl[aot]'.")
     more = {"num_slices": slices} if slices > 1 else {}
@@ -59,7 +63,7 @@ def _tpus(kind: str, shape: str, slices: int) -> list[jax.Device]:
     return list(found.devices)
 
 
-def _h200s(kind: str, shape: str, slices: int) -> list[jax.Device]:
+def _gpus(kind: str, shape: str, slices: int) -> list[Any]:
     if not find_spec("jax_cuda13_plugin"):
         raise InputError(
             "compiling for GPUs needs JAX's CUDA plugin; pip install 'jaxdl[aot-gpu]'."
@@ -68,7 +72,7 @@ def _h200s(kind: str, shape: str, slices: int) -> list[jax.Device]:
     try:
         found = topologies.get_topology_desc(
             platform="cuda",
-            target_config=files("jaxdl.plan").joinpath("h200.txtpb").read_text(),
+            target_config=files("jaxdl.core").joinpath(f"{kind}.txtpb").read_text(),
             topology=f"1x{hosts or 1}x{local}",
         )
     except (jax.errors.JaxRuntimeError, NotImplementedError) as error:
@@ -76,7 +80,7 @@ def _h200s(kind: str, shape: str, slices: int) -> list[jax.Device]:
     return list(found.devices)
 
 
-def _cpus(kind: str, shape: str, slices: int) -> list[jax.Device]:
+def _cpus(kind: str, shape: str, slices: int) -> list[Any]:
     have = jax.devices("cpu")
     if not shape.isdigit() or not 0 < int(shape) <= len(have):
         raise InputError(
@@ -84,6 +88,18 @@ def _cpus(kind: str, shape: str, slices: int) -> list[jax.Device]:
             f"XLA_FLAGS=--xla_force_host_platform_device_count=N before it starts."
         )
     return have[: int(shape)]
+
+
+@contextmanager
+def unkept() -> Iterator[None]:
+    """Keeps what its body compiles out of the cache on disk: nobody will run it."""
+    name = "jax_persistent_cache_min_compile_time_secs"
+    before = getattr(jax.config, name)
+    jax.config.update(name, math.inf)
+    try:
+        yield
+    finally:
+        jax.config.update(name, before)
 
 
 @contextmanager
