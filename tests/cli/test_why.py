@@ -107,7 +107,9 @@ def test_why_names_the_difference_and_where_the_numbers_part(jaxdl, run):
     first["values"]["loss"] += 1
     (twin / "metrics.jsonl").write_text("\n".join([json.dumps(first), *lines[1:]]) + "\n")
     told = jaxdl("why", "run", "twin")
-    assert "part at step 5" in told.out and "(+1)" in told.out
+    assert "part at step 5" in told.out
+    a, b, by = next(line for line in told.out.splitlines() if "train/loss" in line).split()[1:]
+    assert float(b) == pytest.approx(float(a) + 1) and by == "+1"
     assert "seed" in told.out.split("What differs:")[1]
     (found,) = (json.loads(line) for line in jaxdl("why", "run", "twin", "--json").out.splitlines())
     assert found["likely"][0] == {"kind": "seed", "name": "seed", "a": "0", "b": "4"}
@@ -117,6 +119,8 @@ def test_why_names_the_difference_and_where_the_numbers_part(jaxdl, run):
 def test_why_wants_two_runs(jaxdl, run):
     told = jaxdl("why", "run", "elsewhere")
     assert told.code == 2 and "elsewhere is not a run directory" in told.words
+    told = jaxdl("why", "run", "../" + run.parent.name + "/run")
+    assert told.code == 2 and "name two runs" in told.words
 
 
 @pytest.mark.slow

@@ -21,12 +21,15 @@ import numpy as np
 from PIL import Image
 
 from jaxdl.core import Experiment
-from jaxdl.data import ArraySource, Crop, Digits, ImageFolder, Scale, Splits
+from jaxdl.core.loading import load_file
+from jaxdl.data import ArraySource, Crop, Digits, Flip, ImageFolder, Scale, Splits
 from jaxdl.models.mlp import MLP
-from jaxdl.optim import AdamW, Constant
+from jaxdl.optim import SGD, AdamW, Constant, Cosine
 from jaxdl.tasks import Classification
-from jaxdl.train import Evaluate, Log, Save
+from jaxdl.train import Evaluate, Log
 
+helper = load_file(__file__.replace("exp.py", "helper.py"))
+NOISE = np.random.default_rng(11).normal(size=(80, 8, 8)).astype(np.float32)
 FIRST = 0
 SCALE = float(os.environ.get("MY_SCALE", "1"))
 
@@ -47,6 +50,18 @@ class Table(Splits):
         return lambda seed, e: (e + FIRST) % 80
 
 
+@dataclass(frozen=True)
+class Noisy(Splits):
+    batch: int = 16
+
+    def train(self):
+        x = helper.shrink(np.load("table.npy") + NOISE)
+        return ArraySource({"image": x, "label": np.arange(len(x)) % 10})
+
+    def transform(self, split):
+        return helper.TRANSFORM
+
+
 def base():
     return Experiment(
         model=MLP(widths=(16,), classes=10),
@@ -62,7 +77,32 @@ def base():
 ABLATIONS = {
     "table": {"data": Table(), "hooks": (Log(every=1),)},
     "folder": {"data": ImageFolder("images", size=6, batch=16)},
+    "noisy": {"data": Noisy(), "hooks": (Log(every=1),), "optim": SGD(peak_lr=0.02)},
+    "drop": {"model.dropout": 0.3, "optim": AdamW(peak_lr=3e-3, schedule=Cosine(warmup=2))},
 }
+"""
+HELPER = """
+import os
+
+import numpy as np
+from PIL import Image
+
+from jaxdl.data import Normalize
+
+SIDE = int(os.environ.get("IMAGE_SIDE", "6"))
+TRANSFORM = Normalize(5.0, 4.0)
+
+
+def shrink(images):
+    return np.stack([one(image) for image in images])[..., None]
+
+
+def one(image):
+    return np.asarray(Image.fromarray(image).resize((SIDE, SIDE), Image.Resampling.BILINEAR))
+
+
+def nobody_calls_it(x):
+    return x + 1
 """
 TRAIN = """
 import sys
@@ -125,6 +165,7 @@ def make(top: Path) -> World:
     (world.tree / "jaxdl" / "kernels").symlink_to("../kernels")
     world.lab.mkdir()
     (world.lab / "exp.py").write_text(EXPERIMENT)
+    (world.lab / "helper.py").write_text(HELPER)
     (world.lab / "beside.py").write_text("OTHER = 1\n")
     digits = load_digits()
     np.save(world.lab / "table.npy", digits.images[:80].astype(np.uint8))
