@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import ast
+import builtins
 import difflib
 import io
 import re
+import sys
 import tokenize
 from collections.abc import Container, Iterable, Iterator
 
 Names = Container[str]
 """Of definitions that may be used."""
+
+
+LIBRARIES = sys.stdlib_module_names | {"jax", "flax", "optax", "chex", "numpy"}
+"""Packages whose decorators register nothing that `used` would miss."""
 
 
 class _All:
@@ -25,27 +31,43 @@ def used(files: Iterable[bytes], start: Iterable[str]) -> frozenset[str]:
     """Names that `start` and what importing the files runs may reach, through the definitions.
 
     Names are all that is compared, those in strings too (`getattr`, registries): it finds too
-    many rather than too few. A decorator of the files' own may register what it decorates.
+    many rather than too few. A decorator that is no library's may register what it decorates.
 
     Raises: SyntaxError for a file that is no Python.
     """
-    statements = [s for file in files for s in ast.parse(file).body]
-    own = {name for s in statements for name in _defined(s)}
     todo, reach = set(start), dict[str, set[str]]()
-    for statement in statements:
-        name = _unit(statement)
-        decorators = getattr(statement, "decorator_list", [])
-        registered = any(own & set(_names(d)) for d in decorators)
-        if name and not name.startswith("__") and not registered:
-            reach.setdefault(name, set()).update(_names(statement))
-        else:
-            todo.update(_names(statement), [name] if name else ())
+    for tree in map(ast.parse, files):
+        harmless = _of_libraries(tree)
+        for statement in tree.body:
+            name = _unit(statement)
+            decorators = getattr(statement, "decorator_list", [])
+            asked = {n.id for d in decorators for n in ast.walk(d) if isinstance(n, ast.Name)}
+            if name and not name.startswith("__") and asked <= harmless:
+                reach.setdefault(name, set()).update(_names(statement))
+            else:
+                todo.update(_names(statement), [name] if name else ())
     found = set()
     while todo:
         name = todo.pop()
         found.add(name)
         todo |= reach.pop(name, set())
     return frozenset(found)
+
+
+def _of_libraries(tree: ast.Module) -> set[str]:
+    """Names that a file has from Python itself or from a numerical library."""
+    found = set(dir(builtins))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            modules = [(a.name, (a.asname or a.name).partition(".")[0]) for a in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            modules = [
+                ("." * node.level + (node.module or ""), a.asname or a.name) for a in node.names
+            ]
+        else:
+            continue
+        found |= {name for module, name in modules if module.partition(".")[0] in LIBRARIES}
+    return found
 
 
 def same_program(a: bytes | None, b: bytes | None, names: Names = ALL) -> bool:
