@@ -108,7 +108,7 @@ def _by_default(d: Difference, a: Passport, b: Passport, code: list[Difference])
         inner = owner.get(name) if isinstance(owner, dict) else None
         owner = owner[int(name)] if isinstance(owner, list) and int(name) < len(owner) else inner
     file = module.partition(":")[0].replace(".", "/") + ".py"
-    ranks = [c.rank for c in code if c.path[1:] == (file,)]
+    ranks = [c.rank for c in code if c.path[1:] == (file,) and c.stage not in ("nothing", "unused")]
     return replace(d, rank=max(ranks)) if ranks else d
 
 
@@ -143,8 +143,7 @@ def _of_code(
         for d in differ.of_mapping("code", left, right):
             ran = (code_a.ran, code_b.ran) if place == "jaxdl" else ()
             idle = bool(ran) and all(r is not None and d.name not in r for r in ran)
-            found = _of_file(place, d, sources, names)
-            yield replace(found, stage="nothing") if idle else found
+            yield _of_file(place, d, sources, names, idle)
 
 
 class _Used:
@@ -187,11 +186,12 @@ def _of_file(
     found: Difference,
     sources: tuple[Sources | None, Sources | None],
     code: _Used,
+    idle: bool,
 ) -> Difference:
     """The difference of one file, with its line where both texts can be had."""
     own = place == "jaxdl"
     stage: Stage = "update" if own and found.name.startswith("jaxdl/optim/") else "any"
-    if own and found.name.startswith(tuple(f"jaxdl/{name}/" for name in OUTSIDE)):
+    if idle or (own and found.name.startswith(tuple(f"jaxdl/{name}/" for name in OUTSIDE))):
         stage = "nothing"
     makes_data = not own or found.name.startswith("jaxdl/data/")
     rank = ORDER["code of data" if makes_data else "code"]
@@ -201,9 +201,9 @@ def _of_file(
         return found
     if same_program(a, b):
         return replace(found, stage="nothing", a="other comments or layout", b="")
-    if stage != "nothing" and same_program(a, b, code.names):
-        found = replace(found, stage="unused")
-    line, before, after, changes = first_change(a, b, code.names)
+    names = ALL if stage == "nothing" else code.names
+    unused = same_program(a, b, names)
+    line, before, after, changes = first_change(a, b, names)
+    name = f"{found.name}:{line}" + " (unused)" * unused
     more = f"  (+{changes - 1} more)" if changes > 1 else ""
-    unused = " (unused)" if found.stage == "unused" else ""
-    return replace(found, name=f"{found.name}:{line}{unused}", a=before, b=after + more)
+    return replace(found, stage="unused" if unused else stage, name=name, a=before, b=after + more)

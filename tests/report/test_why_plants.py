@@ -1,18 +1,16 @@
 """Causes of ten kinds, planted one by one in real runs beside decoys: `why` names them first."""
 
-import io
 import os
 from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from jaxdl.core.loading import load_file
 from jaxdl.report import explain
 
 world_file = load_file(__file__.replace("test_why_plants", "world"))
-edit, package = world_file.edit, world_file.package
+edit, package, other_pixel = world_file.edit, world_file.package, world_file.other_pixel
 
 
 @dataclass(frozen=True)
@@ -37,17 +35,8 @@ def theirs(old, new, file="exp.py"):
     return lambda world: edit(world.lab / file, old, new)
 
 
-def one_pixel(world, split="train", name="0/000.png"):
-    path = world.lab / "images" / split / name
-    pixels = np.array(Image.open(path))
-    pixels[3, 3] ^= 64  # a lower bit may be lost as the image is made smaller
-    content = io.BytesIO()
-    Image.fromarray(pixels).save(content, "png")
-    path.write_bytes(content.getvalue())
-
-
-def one_valid_pixel(world):
-    one_pixel(world, "valid", "4/084.png")
+def other_valid_pixel(world):
+    other_pixel(world, "valid/4/084.png")
 
 
 def one_number(world):
@@ -66,10 +55,8 @@ def other_names(world):
     (folder / "003.png").rename(folder / "999.png")
 
 
-def other_optax(version):
-    term = "(jnp.sqrt(v + eps_root) + eps)"
-    edited = "_src/transform.py", term, term[:-1] + " + 1e-3)"
-    return lambda world: package(world.top, "optax", version, *edited)
+def another_optax(version):
+    return lambda world: world_file.other_optax(world, version)
 
 
 def other_flax(world):
@@ -108,7 +95,7 @@ PLANTS = {
     ),
     "plan": Plant("data order", "code exp.py:", "table", theirs("FIRST = 0", "FIRST = 1")),
     "file names": Plant("data order", "data train", "folder", other_names),
-    "a pixel": Plant("data byte", "data train", "folder", one_pixel),
+    "a pixel": Plant("data byte", "data train", "folder", other_pixel),
     "a number": Plant("data byte", "data train", "table", one_number),
     "resize of images": Plant(
         "resize mode",
@@ -127,8 +114,8 @@ PLANTS = {
     "fast mathematics": Plant(
         "flag", "environment XLA_FLAGS", env={"XLA_FLAGS": "--xla_cpu_enable_fast_math=true"}
     ),
-    "another optax": Plant("dependency", "versions optax", act=other_optax("9.9.9")),
-    "an edited optax": Plant("dependency", "versions optax", act=other_optax(None)),
+    "another optax": Plant("dependency", "versions optax", act=another_optax("9.9.9")),
+    "an edited optax": Plant("dependency", "versions optax", act=another_optax(None)),
     "threefry": Plant(
         "environment variable",
         "environment JAX_THREEFRY_PARTITIONABLE",
@@ -170,7 +157,7 @@ MORE = {
         act=own("jaxdl/data/order.py", "ROUNDS = 10", "ROUNDS = 12"),
     ),
     "rows": Plant("data order", "data train", "noisy", other_rows),
-    "a pixel of valid": Plant("data byte", "data valid", "folder", one_valid_pixel),
+    "a pixel of valid": Plant("data byte", "data valid", "folder", other_valid_pixel),
     "resize beside": Plant(
         "resize mode", "code helper.py:", "noisy", theirs("BILINEAR", "LANCZOS", "helper.py")
     ),

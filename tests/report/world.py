@@ -136,18 +136,18 @@ class World:
     def run(self, name: str, variant: str, *edits: str, path: str = "", **env: str) -> Path:
         """Trains in a process of its own and returns the run's directory."""
         run = self.top / "runs" / name
+        done = self.python("-c", TRAIN, f"exp.py:{variant}", run, *edits, path=path, **env)
+        assert done.returncode == 0, done.stderr
+        return run
+
+    def python(self, *argv, path: str = "", **env: str) -> subprocess.CompletedProcess:
+        """Runs Python in the lab, with the copy of jaxdl, and first of all what is in `path`."""
         paths = [*filter(None, [path]), str(self.tree)]
         more = {"PYTHONPATH": os.pathsep.join(paths), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
         more["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
-        done = subprocess.run(
-            [sys.executable, "-P", "-c", TRAIN, f"exp.py:{variant}", run, *edits],
-            cwd=self.lab,
-            env=os.environ | more | env,
-            capture_output=True,
-            text=True,
-        )
-        assert done.returncode == 0, done.stderr
-        return run
+        command = [sys.executable, "-P", *map(str, argv)]
+        env = os.environ | more | env
+        return subprocess.run(command, cwd=self.lab, env=env, capture_output=True, text=True)
 
     def base(self, variant: str) -> Path:
         """The run in which nothing is planted."""
@@ -209,3 +209,18 @@ def package(top: Path, name: str, version: str | None, file: str, old: str, new:
         (to / "METADATA").write_text(re.sub(r"(?m)^Version: .*$", f"Version: {version}", told))
     edit(place / name / file, old, new)
     return place
+
+
+def other_optax(world: World, version: str | None) -> Path:
+    """A folder with an edited optax, under this version."""
+    term = "(jnp.sqrt(v + eps_root) + eps)"
+    edited = "_src/transform.py", term, term[:-1] + " + 1e-3)"
+    return package(world.top, "optax", version, *edited)
+
+
+def other_pixel(world: World, name: str = "train/0/000.png") -> None:
+    """Flips one bit of one image."""
+    path = world.lab / "images" / name
+    pixels = np.array(Image.open(path))
+    pixels[3, 3] ^= 64  # a lower bit may be lost as the image is made smaller
+    Image.fromarray(pixels).save(path, "png")
