@@ -14,10 +14,10 @@ import tyro
 from jaxdl.cli import screen
 from jaxdl.cli.rerun import Reruns
 from jaxdl.core.errors import InputError
+from jaxdl.core.records import read_records
 from jaxdl.report.bisect import Tried, Verdict
 from jaxdl.report.bisect import bisect as run_bisect
 from jaxdl.report.differences import Difference
-from jaxdl.report.parting import Comparison
 from jaxdl.report.why import Explanation, explain
 
 Run = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
@@ -122,7 +122,7 @@ def as_json(found: Explanation) -> dict[str, Any]:
 def print_explanation(found: Explanation) -> None:
     """For a person."""
     print(f"a  {found.a}\nb  {found.b}\n")
-    print(told(found.comparison))
+    print(told(found))
     if found.likely:
         print(f"\n{_heading(found)}")
         _print(found.likely)
@@ -135,13 +135,18 @@ def print_explanation(found: Explanation) -> None:
         _print(_folded(found.idle))
 
 
-def told(comparison: Comparison) -> str:
+def told(found: Explanation) -> str:
     """Where the numbers part, in a few lines."""
-    parting, last = comparison.parting, comparison.last
-    if not comparison.compared and parting is None:
-        return "No record of the one covers the same updates as one of the other."
+    parting, comparison = found.parting, found.comparison
+    if parting is None and comparison.compared:
+        same = f"{comparison.compared} records, to step {comparison.last}"
+        return f"The numbers are the same in {same}."
     if parting is None:
-        return f"The numbers are the same in {comparison.compared} records, to step {last}."
+        runs = {"a": found.a, "b": found.b}
+        empty = " and ".join(name for name, run in runs.items() if not any(read_records(run)))
+        if empty:
+            return f"There are no numbers of {empty}."
+        return "No record of the one covers the same updates as one of the other."
     when = WHEN[parting.when] if set(parting.values) != {"lr"} else "by the rate, before any loss"
     values = list(parting.values.items())
     rows = [(f"  {parting.split}/{name}", *_numbers(*pair)) for name, pair in values[:SHOWN]]
@@ -161,7 +166,7 @@ def _numbers(a: float, b: float) -> tuple[str, str, str]:
 
 
 def _heading(found: Explanation) -> str:
-    if found.parting is None:
+    if found.parting is None and found.comparison.compared:
         return "What differs has not moved what was recorded:"
     one = len(found.likely) == 1
     return "What differs:" if one else "What differs, likeliest cause first:"

@@ -116,6 +116,15 @@ def test_why_names_the_difference_and_where_the_numbers_part(jaxdl, run):
     assert found["parting"]["metric"] == "loss" and found["parting"]["step"] == 5
 
 
+def test_why_says_which_run_has_no_numbers(jaxdl, run):
+    twin = shutil.copytree(run, run.parent / "twin")
+    for name in ("metrics.jsonl", "result.json"):
+        (twin / name).unlink()
+    edit(twin, experiment=read_passport(run).experiment | {"seed": 4})
+    told = jaxdl("why", "run", "twin")
+    assert "There are no numbers of b." in told.out and "What differs:" in told.out
+
+
 def test_why_wants_two_runs(jaxdl, run):
     told = jaxdl("why", "run", "elsewhere")
     assert told.code == 2 and "elsewhere is not a run directory" in told.words
@@ -136,7 +145,7 @@ ROLLED = """
 
 class Rolled(Digits):
     def plan(self, split):
-        return lambda seed, e: (e + 1) % 1197
+        return (lambda seed, e: (e + 1) % 1197) if split == "train" else None
 
 
 ABLATIONS["rolled"] = {"data": Rolled(batch=64, eval_batch=120)}
