@@ -1,7 +1,10 @@
 """`jaxdl train --from` and `jaxdl why`, as a shell would see them."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 
 import pytest
 
@@ -130,6 +133,17 @@ def test_why_wants_two_runs(jaxdl, run):
     assert told.code == 2 and "elsewhere is not a run directory" in told.words
     told = jaxdl("why", "run", "../" + run.parent.name + "/run")
     assert told.code == 2 and "name two runs" in told.words
+
+
+@pytest.mark.slow
+def test_a_reader_that_goes_away_is_no_fault(run):
+    shutil.copytree(run, run.parent / "twin")
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "jaxdl", "why", "run", "twin"]
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (141, b"")
 
 
 @pytest.mark.slow
