@@ -52,7 +52,7 @@ SINGLE: Tiles = {
     # Each operand is held as two numbers of tf32.
     "forward": {64: Tile(64, 32, 4, 1), 128: Tile(64, 16, 4, 1)},
     "dq": {64: Tile(64, 32, 4, 1), 128: Tile(16, 16, 4, 1)},
-    "dkv": {64: Tile(16, 64, 4, 1), 128: Tile(16, 32, 8, 1)},
+    "dkv": {64: Tile(16, 64, 4, 1), 128: Tile(16, 16, 4, 1)},
 }
 """Of float32, on all devices."""
 
