@@ -71,6 +71,14 @@ class AbsentTpu(AbstractContextManager):
             raise NoCycles(found)
         return found
 
+    def known(self, *given: Any, only: str = "") -> int | None:
+        """As `cycles`; None where there are none, and why not on stderr."""
+        try:
+            return self.cycles(*given, only=only)
+        except NoCycles as error:
+            print(*given, error, sep=": ", file=sys.stderr)
+            return None
+
     def __exit__(self, *error: object) -> None:
         """Ends the process."""
         if self._child:

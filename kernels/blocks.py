@@ -24,7 +24,7 @@ class Row:
     """Patterns of what JAX calls the device; "*" is any that no other row is for."""
     blocks: Mapping[str, int]
     by: str
-    """How they were chosen: `static cycles`, `time`, `compiled` or `shared memory alone`."""
+    """How they were chosen: `static cycles`, `time`, `compiled` or `shared memory`."""
     found: Mapping[str, Any]
     """What was measured, of how many candidates, when and with which versions."""
 

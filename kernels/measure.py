@@ -52,6 +52,10 @@ class Case:
     """`module:function`: of (*given, blocks) it makes a function, and its arguments' shapes."""
     given: tuple[Any, ...]
     """What JSON can tell."""
+    peer: bool = False
+    """Whether `program` takes no blocks, {}, for what XLA makes of the reference: then this is
+    measured too.
+    """
     only: str = ""
     """What the operations that count begin with, on a TPU."""
     memory: Callable[[Blocks], int] = lambda blocks: 0
@@ -60,6 +64,11 @@ class Case:
     """Of a block."""
     traffic: Callable[[Blocks], float] = lambda blocks: 0.0
     """Bytes that the kernel reads of slow memory: orders what compiles for a GPU."""
+
+    @property
+    def choices(self) -> tuple[Blocks, ...]:
+        """The candidates, and no blocks."""
+        return (*self.candidates, *[{}] * self.peer)
 
     def made(self, blocks: Blocks) -> tuple[Callable[..., Any], Sequence[Any]]:
         """The program."""
@@ -119,6 +128,8 @@ def target(name: str) -> Target:
 
 def pruned(case: Case, blocks: Blocks, target: Target) -> str:
     """Why these blocks need not be compiled; empty if they must be."""
+    if not blocks:
+        return ""
     if case.platform == "tpu":
         rows, columns = case.shape(blocks)
         if rows % SUBLANES or columns % LANES:

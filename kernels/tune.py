@@ -39,22 +39,24 @@ FEWEST = 4
 
 @dataclass(frozen=True)
 class Found:
-    """The winner of a case, if there is one, and what was said of each candidate."""
+    """What was said of each candidate of a case, and of no blocks."""
 
     case: Case
     verdicts: Sequence[tuple[Blocks, Verdict]]
 
     @property
     def best(self) -> tuple[Blocks, Verdict] | None:
-        """The first of the least value."""
-        fine = [pair for pair in self.verdicts if pair[1].value is not None]
+        """The first candidate of the least value."""
+        fine = [pair for pair in self.verdicts if pair[0] and pair[1].value is not None]
         return min(fine, key=lambda pair: pair[1].value, default=None)
 
 
 def tune(
-    cases: Sequence[Case], target: measure.Target, cache: Cache
+    cases: Sequence[Case], target: measure.Target, cache: Cache, code: str = ""
 ) -> Iterator[tuple[Case, Blocks, Verdict] | Found]:
     """Each candidate's verdict, and after those of a case what was found.
+
+    What `cache` knows is not measured again, if it is of the same `code` (see `source`).
 
     Raises:
         InputError: the compiler for `target` is not installed.
@@ -63,16 +65,16 @@ def tune(
         for case in cases:
             assert len(case.candidates) >= FEWEST, f"{case.kernel}: too few candidates"
             keys = {
-                _text(one): _key(case, one, target)
-                for one in case.candidates
+                _text(one): _key(case, one, target, code)
+                for one in case.choices
                 if not measure.pruned(case, one, target)
             }
             known = {text: found for text, key in keys.items() if (found := cache.get(key))}
             if target.together and len(known) < len(keys):
                 known = {}  # times compare only within one run
-            new = measured(case, [x for x in case.candidates if _text(x) in keys.keys() - known])
+            new = measured(case, [x for x in case.choices if _text(x) in keys.keys() - known])
             verdicts = []
-            for one in case.candidates:
+            for one in case.choices:
                 text, why = _text(one), measure.pruned(case, one, target)
                 verdict = Verdict(None, target.unit, why) if why else known.get(text)
                 if verdict is None:
@@ -109,16 +111,19 @@ class Cache:
             file.write(json.dumps({"key": key} | asdict(verdict)) + "\n")
 
 
-def _key(case: Case, blocks: Blocks, target: measure.Target) -> str:
-    folder = HERE / case.program.split(".")[2]
-    sources = [path.read_bytes() for path in sorted(folder.glob(f"{case.platform}*.py"))]
-    code = hashlib.sha256(b"".join(sources)).hexdigest()
+def source(op: str, platform: str) -> str:
+    """A digest of the code of an operation's kernels for a platform."""
+    files = sorted((HERE / op).glob(f"{platform}*.py"))
+    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
+
+
+def _key(case: Case, blocks: Blocks, target: measure.Target, code: str) -> str:
     told = [target.name, target.device, case.program, case.given, _text(blocks), versions(), code]
     return hashlib.sha256(json.dumps(told).encode()).hexdigest()
 
 
 def _text(blocks: Blocks) -> str:
-    return ", ".join(f"{name} {value}" for name, value in blocks.items())
+    return ", ".join(f"{name} {value}" for name, value in blocks.items()) or "no blocks"
 
 
 def versions() -> dict[str, str]:
@@ -141,12 +146,14 @@ def row(found: Found, target: measure.Target) -> Row:
     case, best = found.case, found.best
     if best is None:
         raise InputError(
-            f"{case.kernel} {case.size}: none of {len(found.verdicts)} candidates fits "
-            f"{target.device}: {found.verdicts[-1][1].why}."
+            f"{case.kernel} {case.size}: none of {len(case.candidates)} candidates fits "
+            f"{target.device}: {found.verdicts[0][1].why}."
         )
     blocks, verdict = best
+    peers = [other.value for choice, other in found.verdicts if not choice]
     told = {
-        **{"value": verdict.value, "unit": verdict.unit, "of": len(found.verdicts)},
+        **{"value": verdict.value, "unit": verdict.unit, "of": len(case.candidates)},
+        **({"peer": peers[0]} if peers else {}),
         **{"case": case.text, "versions": versions()},
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
     }
@@ -173,7 +180,7 @@ def _run(given: argparse.Namespace) -> int:
     path = given.table or HERE / given.op / "blocks.json"
     told = Table.read(path) if path.exists() else Table([])
     cache = Cache(given.cache, given.fresh)
-    for one in tune(cases, target, cache):
+    for one in tune(cases, target, cache, source(given.op, target.platform)):
         if not isinstance(one, Found):
             _say(given.json, *one)
             continue

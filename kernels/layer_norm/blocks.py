@@ -1,11 +1,12 @@
-"""How large blocks are: what `blocks.json` says, which `python -m jaxdl.kernels.tune` writes."""
+"""How large blocks are: what `blocks.json` says, which `jaxdl.kernels.tune` writes."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from jaxdl.kernels.blocks import table
+from jaxdl.kernels.blocks import Row, table
 
 PATH = Path(__file__).with_name("blocks.json")
 
@@ -29,18 +30,21 @@ class GpuBlocks:
     """In registers, at most, if a row is not longer."""
 
 
-def kernel(direction: str, center: bool) -> str:
-    """Its name in the table."""
-    return f"{'layer' if center else 'rms'} {direction}"
+def kernel(name: str, center: bool) -> str:
+    """Its name in the table; `name` is `forward`, `with residual` or `backward`."""
+    return f"{'layer' if center else 'rms'} {name}"
 
 
-def tpu_blocks(direction: str, center: bool, device: str, features: int) -> TpuBlocks:
-    """Those for a kind of device."""
-    row = table(PATH).find("tpu", kernel(direction, center), device, features)
-    return TpuBlocks(**row.blocks)
+def row(platform: str, name: str, center: bool, device: str, features: int) -> Row:
+    """That of a kind of device."""
+    return table(PATH).find(platform, kernel(name, center), device, features)
 
 
-def gpu_blocks(direction: str, center: bool, device: str, features: int) -> GpuBlocks:
-    """Those for a kind of device."""
-    row = table(PATH).find("gpu", kernel(direction, center), device, features)
-    return GpuBlocks(**row.blocks)
+def on_tpu(*place: Any) -> TpuBlocks:
+    """Those of `row`, of which the platform is known."""
+    return TpuBlocks(**row("tpu", *place).blocks)
+
+
+def on_gpu(*place: Any) -> GpuBlocks:
+    """Those of `row`, of which the platform is known."""
+    return GpuBlocks(**row("gpu", *place).blocks)

@@ -19,7 +19,7 @@ from jax import Array
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 
-from jaxdl.kernels.layer_norm.blocks import GpuBlocks, gpu_blocks
+from jaxdl.kernels.layer_norm.blocks import GpuBlocks, on_gpu
 from jaxdl.kernels.layer_norm.reference import WEIGHTS, Norm
 
 WIDEST = 2**14
@@ -28,9 +28,9 @@ PROGRAMS = 264
 """Of the backward pass, two for each multiprocessor of an H100 or H200."""
 
 
-def refusal(x: Array, device: str) -> str | None:
+def refusal(x: Array, device: str, name: str, center: bool) -> str | None:
     """Why rows like x [..., D] cannot be normalised here; None where they can."""
-    del device
+    del device, name, center
     if x.dtype not in (jnp.float32, jnp.bfloat16, jnp.float16):
         return f"it takes float32, bfloat16 and float16, not {x.dtype.name}"
     if x.shape[-1] > WIDEST:
@@ -49,7 +49,8 @@ def forward(
     blocks: GpuBlocks | None = None,
 ) -> tuple[Array, Array]:
     """As the reference; in these blocks, or in those of the table."""
-    blocks = blocks or gpu_blocks("forward", norm.center, device, x.shape[-1])
+    name = "forward" if residual is None else "with residual"
+    blocks = blocks or on_gpu(name, norm.center, device, x.shape[-1])
     rows = {"x": x} if residual is None else {"x": x, "residual": residual}
     rows = {name: a.reshape(-1, x.shape[-1]) for name, a in rows.items()}
     weights = {"scale": scale} if bias is None else {"scale": scale, "bias": bias}
@@ -78,7 +79,8 @@ def backward(
     interpret: Any = False,
     blocks: GpuBlocks | None = None,
 ) -> tuple[Array, ...]:
-    """As the reference."""
+    """As the reference; in these blocks, or in those of the table."""
+    blocks = blocks or on_gpu("backward", norm.center, device, h.shape[-1])
     rows = {"h": h, "dy": dy} if dh is None else {"h": h, "dy": dy, "dh": dh}
     rows = {name: a.reshape(-1, h.shape[-1]) for name, a in rows.items()}
     size, features = rows["h"].shape

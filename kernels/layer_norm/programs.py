@@ -19,7 +19,9 @@ PASSES = "forward", "with residual", "backward"
 Program = tuple[Callable[..., Any], tuple[Any, ...]]
 
 
-def program(impl: str, options: Mapping[str, Any], norm: str, name: str, rows: int, features: int):
+def program(
+    impl: str, options: Mapping[str, Any], norm: str, name: str, rows: int, features: int
+) -> Program:
     """A function, and the shapes and dtypes of its arguments.
 
     Args:
@@ -42,7 +44,9 @@ def program(impl: str, options: Mapping[str, Any], norm: str, name: str, rows: i
 
 
 def in_blocks(impl: str, *given: Any) -> Program:
-    """The same by blocks, which come last as the table has them."""
+    """The same by blocks, which come last as the table has them; of none it is the reference."""
     *case, blocks = given
+    if not blocks:
+        return program("reference", {}, *case)
     kind = {"tpu": TpuBlocks, "gpu": GpuBlocks}[impl]
     return program(impl, {"blocks": kind(**blocks)}, *case)

@@ -21,22 +21,31 @@ from jax import Array
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from jaxdl.kernels.layer_norm.blocks import TpuBlocks, tpu_blocks
+from jaxdl.kernels.layer_norm.blocks import TpuBlocks, on_tpu, row
 from jaxdl.kernels.layer_norm.reference import WEIGHTS, Norm
 
 LANES, SUBLANES, TILE = 128, 8, 32
 """Of a vector register of float32; bytes of a column of one tile of any dtype."""
 
 
-def refusal(x: Array, device: str) -> str | None:
-    """Why rows like x [..., D] cannot be normalised here; None where they can."""
+def refusal(x: Array, device: str, name: str, center: bool) -> str | None:
+    """Why rows like x [..., D] cannot be normalised here, or should not; None where they can.
+
+    Args:
+        x, device: the rows, and the kind of device.
+        name: `forward`, `with residual` or `backward`.
+        center: whether the mean is taken off.
+    """
     if x.dtype not in (jnp.float32, jnp.bfloat16):
         return f"TPUs load float32 and bfloat16, not {x.dtype.name}"
     if x.shape[-1] % LANES:
         return f"XLA is faster at {x.shape[-1]} features, which are no multiple of {LANES}"
-    least = tpu_blocks("backward", True, device, x.shape[-1])
-    if x.shape[-1] > (most := least.bytes // TILE):
+    told = row("tpu", name, center, device, x.shape[-1])
+    if x.shape[-1] > (most := told.blocks["bytes"] // TILE):
         return f"of {x.shape[-1]} features not even {SUBLANES} rows fit a block; of {most} they do"
+    if told.found.get("peer", math.inf) < told.found.get("value", 0):
+        cycles = "XLA takes {peer:,} {unit} over {case}, the kernel {value:,}"
+        return cycles.format(**told.found)
     return "there are no rows" if x.size == 0 else None
 
 
@@ -51,7 +60,8 @@ def forward(
     blocks: TpuBlocks | None = None,
 ) -> tuple[Array, Array]:
     """As the reference; in these blocks, or in those of the table."""
-    blocks = blocks or tpu_blocks("forward", norm.center, device, x.shape[-1])
+    name = "forward" if residual is None else "with residual"
+    blocks = blocks or on_tpu(name, norm.center, device, x.shape[-1])
     rows = {"x": x} if residual is None else {"x": x, "residual": residual}
     rows = {name: a.reshape(-1, x.shape[-1]) for name, a in rows.items()}
     weights = {"scale": scale[None]} if bias is None else {"scale": scale[None], "bias": bias[None]}
@@ -87,7 +97,7 @@ def backward(
     blocks: TpuBlocks | None = None,
 ) -> tuple[Array, ...]:
     """As the reference; in these blocks, or in those of the table."""
-    blocks = blocks or tpu_blocks("backward", norm.center, device, h.shape[-1])
+    blocks = blocks or on_tpu("backward", norm.center, device, h.shape[-1])
     rows = {"h": h, "dy": dy} if dh is None else {"h": h, "dy": dy, "dh": dh}
     rows = {name: a.reshape(-1, h.shape[-1]) for name, a in rows.items()}
     size, features = rows["h"].shape

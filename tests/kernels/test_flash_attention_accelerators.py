@@ -26,6 +26,7 @@ from jaxdl.kernels.flash_attention import (
     tpu,
     tpu_blocks,
 )
+from jaxdl.kernels.flash_attention.blocks import TpuBlocks
 from jaxdl.plan import devices
 
 # The cases and the comparison with the reference are those of the CPU's tests.
@@ -59,7 +60,7 @@ def test_every_triton_feature_is_the_reference_in_interpret_mode(case, monkeypat
 
 
 def check_on_tpu(case, monkeypatch, **kw):
-    monkeypatch.setattr(tpu, "BLOCKS", dict.fromkeys(tpu.BLOCKS, (128, 128)))
+    monkeypatch.setattr(tpu, "on_tpu", lambda *_: TpuBlocks(128, 128, 2))
     monkeypatch.setattr(tpu_blocks, "TOGETHER", 256 * 128)
     with pltpu.force_tpu_interpret_mode(pltpu.InterpretParams(detect_races=True)):
         check("tpu", **({"lengths": (150, 280), "batch": 1} | CASES[case] | kw))

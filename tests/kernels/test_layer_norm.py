@@ -15,6 +15,7 @@ from jax.sharding import SingleDeviceSharding
 from jaxdl.core.errors import InputError
 from jaxdl.kernels.dispatch import recording, strict
 from jaxdl.kernels.layer_norm import gpu, layer_norm, reference, rms_norm, tpu
+from jaxdl.kernels.layer_norm.blocks import GpuBlocks, TpuBlocks
 from jaxdl.kernels.layer_norm.reference import Norm
 from jaxdl.nn import LayerNorm
 from jaxdl.parallel import make_mesh, scope, unbox
@@ -116,36 +117,33 @@ def test_it_is_the_layer_norm_of_linen(features):
         close(mine, theirs, 1e-6 if name == "y" else 1e-5, name)
 
 
+# The last block is not full, and the backward pass adds several up.
+WHOLE = TpuBlocks(16 * 128 * 4, 16, 512)
 INTERPRETED = {
     # An interpreter that fills what was not written with NaN, and finds races; and the plain one,
     # which fills what lies beyond an array with NaN.
-    "tpu": (tpu, {"interpret": pltpu.InterpretParams(detect_races=True)}, (40, 128)),
-    "tpu ragged": (tpu, {"interpret": True}, (37, 256)),
-    "gpu ragged": (gpu, {"interpret": True}, (37, 100)),
+    "tpu": (tpu, {"interpret": pltpu.InterpretParams(detect_races=True)}, (40, 128), WHOLE),
+    "tpu ragged": (tpu, {"interpret": True}, (37, 256), WHOLE),
+    "tpu ragged in parts": (tpu, {"interpret": True}, (37, 256), TpuBlocks(32 * 256 * 4, 16, 128)),
+    "gpu ragged": (gpu, {"interpret": True}, (37, 100), GpuBlocks(16 * 128)),
 }
 
 
 @pytest.mark.row("C-032")
 @pytest.mark.parametrize("name", INTERPRETED)
 @pytest.mark.parametrize("center", [True, False], ids=["layer", "rms"])
-def test_a_kernel_is_the_reference_to_the_last_bits(name, center, monkeypatch):
-    module, options, shape = INTERPRETED[name]
+def test_a_kernel_is_the_reference_to_the_last_bits(name, center):
+    module, options, shape, blocks = INTERPRETED[name]
     x, residual, scale, bias, dy, dh = arrays(shape)
-    monkeypatch.setattr(module, "blocks", lambda table, device: Small())
     norm = Norm(1e-5, center, jnp.dtype("bfloat16"))
     residual, bias, dh = (residual, bias, dh) if center else (None, None, None)
     passes = {"forward": (x, residual, scale, bias), "backward": (x, dy, dh, scale)}
     for direction, args in passes.items():
-        found = jax.jit(partial(getattr(module, direction), norm=norm, **options))(*args)
+        run = partial(getattr(module, direction), norm=norm, blocks=blocks, **options)
+        found = jax.jit(run)(*args)
         for mine, theirs in zip(found, getattr(reference, direction)(*args, norm), strict=True):
             assert mine.dtype == theirs.dtype
             close(mine, theirs, 8e-3 if mine.dtype == jnp.bfloat16 else 1e-6)
-
-
-class Small:
-    """Blocks of 16 rows, of which the last is not full and the backward pass adds several up."""
-
-    forward = backward = 16 * 128 * 4
 
 
 def test_infinite_rows_stay_alone():
