@@ -4,10 +4,10 @@ Data:   scikit-learn's 8x8 digits; 1,197 to train, 240 to validate, 360 to test.
 Source: He et al. 2015, arXiv:1512.03385, figure 1 and table 2: a plain network gets worse with
         depth, in training too, and a residual one does not.
 Run:    jaxdl ablate experiments/ablations/residual.py
-Expect: not yet run with several seeds; `plain` should be clearly worse than the base, and
-        `shallow_plain` than `shallow` by less. One seed at 50 layers: test accuracy 0.986 for the
-        base, 0.194 for `plain`, whose training loss stays at 2.0. A deep run takes 30 to 40
-        seconds of CPU time, start to end, much of it to compile.
+Expect: 5 seeds (reports/residual.html; 11 to 23 s of training a run on 2 busy CPU cores): test
+        accuracy 97.6 ± 1.1 %; `plain`, as deep, worse by 26.2 ± 3.7 points. At 14 layers no
+        difference is seen: `shallow` -0.1 ± 1.3, `shallow_plain` -1.1 ± 1.5. So residual
+        connections make depth trainable here; depth itself gains nothing on digits.
 """
 
 from jaxdl.core import Experiment

@@ -3,8 +3,10 @@
 Data:   `jaxdl data get fashion_mnist`: 70,000 images of clothes.
 Source: Foret et al. 2020, arXiv:2010.01412: SAM generalises better, at two gradients an update.
 Run:    jaxdl ablate experiments/ablations/sam.py
-Expect: not yet run with several seeds. SAM needs two gradients an update, so that `same_time` is
-        its fair rival. A run should take 10 to 25 s of CPU time.
+Expect: 5 seeds (reports/sam.html; 5 s of training a run on 2 busy CPU cores): test accuracy 86.22 ±
+        0.17 % for AdamW; `sam` worse by 0.35 ± 0.28 points, `sam_wide` by 1.66 ± 0.14. What SAM's
+        second gradient costs is better spent on updates: `same_time` gains 1.38 ± 0.11. At 600
+        updates nothing is overfitted, where SAM would help.
 """
 
 from jaxdl.core import Experiment

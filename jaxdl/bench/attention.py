@@ -1,6 +1,6 @@
 """Training steps of models through the attention kernel and through its reference, on this machine.
 
-Run:    python -m jaxdl.bench.attention
+Run:    JAX_PLATFORMS=cpu python -m jaxdl.bench.attention >> kernels/results/cpu.jsonl
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxdl.bench import machine
 from jaxdl.kernels.dispatch import forced
 from jaxdl.kernels.flash_attention.bench import in_turns
 from jaxdl.models.gpt import GPT
@@ -55,7 +56,8 @@ def measure(model: Any, x: jax.Array) -> dict[str, dict[str, float | None]]:
 def main() -> None:
     """Prints a JSON object for each model."""
     for name, (model, x) in models().items():
-        print(json.dumps({"model": name, **measure(model, x)}), flush=True)
+        record = {"bench": "models", "model": name, **measure(model, x)}
+        print(json.dumps(record | machine.describe(("jax", "jaxlib", "flax"))), flush=True)
 
 
 if __name__ == "__main__":

@@ -42,9 +42,27 @@ def test_a_time_stands_beside_its_peers_with_machine_load_and_date(tmp_path):
     ]
     write(tmp_path / "cpu.jsonl", records)
     told = tables.tables(tmp_path)
-    assert "A CPU, 2026-11-25, jax 0.10.2; load average 7 to 9 on 2 cores" in told
+    assert "A CPU, 2026-11-25, jax 0.10.2; load average 7.4 to 9.0 on 2 cores" in told
     assert "| attention-1k | 1,234, 21 MB | 100 | not installed |" in told
-    assert "Not measured: wall time" in told
+    assert "processor time, since the cores were not idle" in told
+    assert "Not measured: whole models" in told
+
+
+def test_wall_time_is_shown_where_the_cores_were_idle_and_models_beside_their_reference(tmp_path):
+    place = PLACE | {"load": 1.9}
+    taken = {"wall_ms": 30.0, "cpu_ms": 50.0, "temp_mb": 100.0}
+    records = [
+        {**place, "bench": "kernels", "workload": "w", "peer": "p", "rounds": 5, "ms": 7.0},
+        {
+            **{**place, "bench": "models", "model": "GPT", "kernel": taken},
+            "reference": {"wall_ms": 120.0, "cpu_ms": 51.0, "temp_mb": 250.0},
+        },
+    ]
+    write(tmp_path / "cpu.jsonl", records)
+    told = tables.tables(tmp_path)
+    assert "load average 1.9 to 1.9 on 2 cores): milliseconds of wall time" in told
+    assert "| w | 7 |" in told
+    assert "| GPT | 30, 100 MB | 120, 250 MB | 0.25 | 0.40 |" in told
 
 
 def test_a_gpu_tells_parity_and_ceilings_first(tmp_path):

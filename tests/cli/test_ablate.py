@@ -224,7 +224,7 @@ def test_killed_at_ten_random_points_the_report_is_the_same(jaxdl, study):
         assert numbers(Path("killed") / run.name) == numbers(run)
     for place in ("killed", "whole"):
         level_costs(place)
-        assert jaxdl("ablate", *ask, "--run-dir", place).code == 1
+        assert jaxdl("ablate", "exp.py", *ask, "--run-dir", place).code == 1
     for page in ("report.md", "report.html"):
         killed, whole = (Path(place, page).read_text() for place in ("killed", "whole"))
         assert killed.replace("killed", "") == whole.replace("whole", "")
