@@ -3,14 +3,17 @@
 import json
 import sys
 import types
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
 import pytest
 
 from jaxdl.core.errors import InputError
-from jaxdl.kernels import measure, tune
+from jaxdl.kernels import absent_tpu, measure, tune
 from jaxdl.kernels.blocks import Row, Table
+from jaxdl.kernels.layer_norm import blocks as layer_norm_blocks
+from jaxdl.kernels.layer_norm import tune as layer_norm_tune
 from jaxdl.kernels.measure import Case, Verdict
 
 SIZES = [{"rows": n} for n in (8, 16, 32, 64)]
@@ -119,7 +122,7 @@ def test_what_exceeds_the_budget_or_breaks_tiles_is_not_compiled(monkeypatch):
 
 def test_nothing_that_fits_is_an_error_that_says_why():
     nothing = tune.Found(case(), [(SIZES[0], Verdict(None, "ms", "overflow: all of it"))])
-    with pytest.raises(InputError, match=r"none of 1 candidates fits .*: overflow: all of it"):
+    with pytest.raises(InputError, match=r"none of 4 candidates fits .*: overflow: all of it"):
         tune.row(nothing, measure.target("here"))
 
 
@@ -134,3 +137,46 @@ def test_nothing_that_fits_is_an_error_that_says_why():
 def test_the_command_names_what_would_work(arguments, message, capsys):
     assert tune.main(arguments) == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.tpu_aot
+@pytest.mark.row("C-034")
+def test_the_command_tunes_for_an_absent_tpu_and_the_kernel_takes_what_it_found(
+    monkeypatch, tmp_path, capsys
+):
+    sizes = {"fine": 2**17, "small": 2**14, "no tile": 2**17, "too large": 2**26}
+    some = {
+        name: {"bytes": size, "rows": 12 if name == "no tile" else 16, "columns": 128}
+        for name, size in sizes.items()
+    }
+    # Less than all of the fast memory, but more than the compiler gives to one kernel.
+    some["overflow"] = {"bytes": 2**24, "rows": 2048, "columns": 256}
+    tiny = replace(
+        *layer_norm_tune.cases("tpu", "TPU v6 lite")[:1],
+        **{"size": 256, "candidates": tuple(some.values())},
+        given=("tpu", "layer", "forward", 2**15, 256),
+    )
+    monkeypatch.setattr(layer_norm_tune, "cases", lambda platform, device: [tiny])
+    table, cache = tmp_path / "blocks.json", tmp_path / "kept.jsonl"
+    command = ["layer_norm", "--target", "v6e:2x2", "--json"]
+    command += ["--table", str(table), "--cache", str(cache)]
+
+    def said():
+        assert tune.main(command) == 0
+        out, err = capsys.readouterr()
+        return [json.loads(line) for line in out.splitlines()], err
+
+    (*verdicts, best), _ = said()
+    found = dict(zip([*some, "xla"], verdicts, strict=True))
+    assert found["too large"]["why"].startswith("overflow: 2")
+    assert "no multiple of 8 x 128" in found["no tile"]["why"]
+    assert "vmem" in found["overflow"]["why"] and found["overflow"]["value"] is None
+    assert 0 < found["fine"]["value"] < found["small"]["value"] and found["xla"]["value"] > 0
+    assert best["blocks"] == some["fine"] and best["devices"] == ["TPU v6 lite"]
+    assert (best["found"]["of"], best["found"]["peer"]) == (5, found["xla"]["value"])
+    # Nothing is compiled again.
+    monkeypatch.setattr(absent_tpu.AbsentTpu, "cycles", None)
+    again, err = said()
+    assert again == [*verdicts, best] and err.startswith("4 verdicts were known")
+    monkeypatch.setattr(layer_norm_blocks, "PATH", table)
+    assert layer_norm_blocks.on_tpu("forward", True, "TPU v6 lite", 256).bytes == 2**17
