@@ -14,7 +14,7 @@ import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, files
+from importlib.metadata import PackageNotFoundError, files, version
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +24,10 @@ from jax.sharding import SingleDeviceSharding
 from jaxdl.core.errors import InputError
 from jaxdl.core.topology import devices, unkept
 
-ARCHITECTURE = "sm_90a"
+ARCHITECTURE = re.compile(r"^\.target (\w+)", re.M)
 TOO_LARGE = re.compile(r"Shared memory size limit exceeded: requested (\d+)")
 LAUNCH = re.compile(r"kCustomKernel .*?(\w+) grid: .*?threads: \[(\d+).*?shared_memory: (\d+)")
+RELEASE = re.compile(r"\bV(\d[\d.]*)")
 ENTRY = re.compile(r"^\s*\.visible \.entry (\w+)\(", re.M)
 PROPERTIES = re.compile(
     r"properties for (\w+)\s+(\d+) bytes stack frame, (\d+) bytes spill stores, "
@@ -60,8 +61,21 @@ class TooLarge(Exception):
         self.wanted = wanted
 
 
-def kernels(function: Callable[..., Any], *args: Any, target: str = "h200:1") -> list[Kernel]:
-    """Those of `function(*args)`, a function of arrays, compiled for one device of `target`.
+@dataclass(frozen=True)
+class Compiled:
+    """A function's kernels, and bytes of the device's memory beyond its arguments and results."""
+
+    kernels: tuple[Kernel, ...]
+    temp: int
+
+
+def kernels(function: Callable[..., Any], *args: Any, target: str = "h200:1") -> tuple[Kernel, ...]:
+    """Those of `compiled`."""
+    return compiled(function, *args, target=target).kernels
+
+
+def compiled(function: Callable[..., Any], *args: Any, target: str = "h200:1") -> Compiled:
+    """`function(*args)`, a function of arrays or their shapes, for one device of `target`.
 
     Raises:
         InputError: the extra `aot-gpu` is not installed.
@@ -73,12 +87,20 @@ def kernels(function: Callable[..., Any], *args: Any, target: str = "h200:1") ->
     with tempfile.TemporaryDirectory() as folder, unkept():
         options = {"xla_dump_to": folder, "xla_dump_hlo_as_text": True}
         try:
-            lowered.compile(compiler_options=options)
+            found = lowered.compile(compiler_options=options)
         except jax.errors.JaxRuntimeError as error:
-            if found := TOO_LARGE.search(str(error)):
-                raise TooLarge(int(found[1])) from error
+            if wanted := TOO_LARGE.search(str(error)):
+                raise TooLarge(int(wanted[1])) from error
             raise
-        return list(_read(Path(folder)))
+        temp = found.memory_analysis().temp_size_in_bytes
+        return Compiled(tuple(_read(Path(folder))), temp)
+
+
+def versions() -> dict[str, str]:
+    """Of what compiles."""
+    told = subprocess.run([ptxas(), "--version"], check=True, capture_output=True, text=True).stdout
+    names = "jax", "jax-cuda13-pjrt"
+    return {name: version(name) for name in names} | {"ptxas": RELEASE.findall(told)[0]}
 
 
 def ptxas() -> str:
@@ -104,10 +126,12 @@ def _read(folder: Path) -> Iterator[Kernel]:
         for name, threads, shared in LAUNCH.findall(path.read_text())
     }
     for path in folder.glob("*.ptx"):
-        if not (entries := ENTRY.split(path.read_text())[1:]):
+        text = path.read_text()
+        _, *entries = ENTRY.split(text)
+        if not entries or not (target := ARCHITECTURE.search(text)):
             continue
         code = dict(zip(entries[::2], entries[1::2], strict=True))
-        command = [ptxas(), "-v", f"-arch={ARCHITECTURE}", str(path), "-o", str(folder / "code")]
+        command = [ptxas(), "-v", f"-arch={target[1]}", str(path), "-o", str(folder / "code")]
         told = subprocess.run(command, check=True, capture_output=True, text=True).stderr
         for name, stack, stores, loads, registers in PROPERTIES.findall(told):
             yield Kernel(

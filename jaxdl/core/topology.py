@@ -16,6 +16,8 @@ from jax.experimental import topologies
 from jaxdl.core.errors import InputError, suggest
 
 TPUS = ("v4", "v5e", "v5p", "v6e", "tpu7x")
+GPUS = ("h200", "a100")
+"""Each is described in a file of its name."""
 TARGET = re.compile(r"(?:(\d+)x )?([a-z]\w*):(\d+(?:x\d+)*)", re.I)
 EXAMPLES = "'v5e:4x4', '2x v5p:4x4x4', 'h200:8' or 'cpu:8'"
 ALONE = {
@@ -40,7 +42,7 @@ def devices(target: str) -> list[jax.Device]:
     if not found:
         raise InputError(f"no hardware is called {target!r}; write e.g. {EXAMPLES}.")
     slices, kind, shape = int(found[1] or 1), found[2].lower(), found[3].lower()
-    known = {**dict.fromkeys(TPUS, _tpus), "h200": _h200s, "cpu": _cpus}
+    known = {**dict.fromkeys(TPUS, _tpus), **dict.fromkeys(GPUS, _gpus), "cpu": _cpus}
     if kind not in known:
         raise InputError(f"no hardware is called {kind!r}; {suggest(kind, known)}.")
     if slices < 1 or (slices > 1 and kind not in TPUS):
@@ -60,7 +62,7 @@ def _tpus(kind: str, shape: str, slices: int) -> list[jax.Device]:
     return list(found.devices)
 
 
-def _h200s(kind: str, shape: str, slices: int) -> list[jax.Device]:
+def _gpus(kind: str, shape: str, slices: int) -> list[jax.Device]:
     if not find_spec("jax_cuda13_plugin"):
         raise InputError(
             "compiling for GPUs needs JAX's CUDA plugin; pip install 'jaxdl[aot-gpu]'."
@@ -69,7 +71,7 @@ def _h200s(kind: str, shape: str, slices: int) -> list[jax.Device]:
     try:
         found = topologies.get_topology_desc(
             platform="cuda",
-            target_config=files("jaxdl.core").joinpath("h200.txtpb").read_text(),
+            target_config=files("jaxdl.core").joinpath(f"{kind}.txtpb").read_text(),
             topology=f"1x{hosts or 1}x{local}",
         )
     except (jax.errors.JaxRuntimeError, NotImplementedError) as error:

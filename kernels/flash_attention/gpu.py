@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -29,6 +30,9 @@ LOG2E = math.log2(math.e)
 
 PRECISE = lax.DotAlgorithmPreset.TF32_TF32_F32_X3
 """How float32 is multiplied: as three products of tensor cores, about as exact as itself."""
+WIDE = 256
+"""Bytes of the largest head whose gradients of keys and values are summed up together, and whose
+masked blocks have loops of their own. The sums of larger ones leave few registers."""
 Arrays = dict[str, tuple[Array, tuple[int | None, ...], Callable]]
 
 
@@ -119,7 +123,10 @@ def dkv(
         f"d{name}": (jax.ShapeDtypeStruct(inputs[name][0].shape, k.dtype), *inputs[name][1:])
         for name in "kv"
     }
-    dk, dv = call.run(_dkv_kernel, inputs, outputs)
+    if call.wide:
+        dk, dv = (call.run(_dkv_kernel, inputs, {name: x})[0] for name, x in outputs.items())
+    else:
+        dk, dv = call.run(_dkv_kernel, inputs, outputs)
     return dk[:, : call.keys, :, : k.shape[-1]], dv[:, : call.keys, :, : v.shape[-1]]
 
 
@@ -132,6 +139,7 @@ class Call:
     spec: Spec
     tile: Tile
     keeps_keys: bool
+    wide: bool
     batch: int
     heads: int
     groups: int
@@ -141,14 +149,13 @@ class Call:
     @classmethod
     def of(cls, kernel: str, spec: Spec, q: Array, k: Array, v: Array, tile: Tile | None) -> Call:
         """The sizes for these arrays."""
-        (batch, time, heads, size), (keys, groups) = q.shape, k.shape[1:3]
+        (batch, time, heads, _), (keys, groups) = q.shape, k.shape[1:3]
+        size = max(q.shape[-1], v.shape[-1])
         if tile is None:
-            tiles = tiles_of(spec.device)[kernel]
-            tile = tiles[min(n for n in tiles if n >= min(max(size, v.shape[-1]), max(tiles)))]
-            if q.dtype == jnp.float32:
-                # Twice as large in shared memory.
-                tile = replace(tile, r=max(tile.r // 2, 32), c=max(tile.c // 2, 32), stages=1)
-        return cls(spec, tile, kernel == "dkv", batch, heads, groups, time, keys)
+            tiles = tiles_of(spec.device, q.dtype.itemsize)[kernel]
+            tile = tiles[min(n for n in tiles if n >= min(size, max(tiles)))]
+        wide = _power(size) * q.dtype.itemsize > WIDE
+        return cls(spec, tile, kernel == "dkv", wide, batch, heads, groups, time, keys)
 
     @property
     def r(self) -> int:
@@ -314,9 +321,13 @@ class Meeting:
     def walk(self, visit: Callable, state: Any) -> Any:
         """Folds `state = visit(masked, other block, state)` over the blocks that may be met.
 
-        Those that positions hide in part are `masked`, and apart from the others.
+        Those that positions hide in part are `masked`, and apart from the others unless registers
+        are few, or a logit costs much more than its mask.
         """
         low, first, last, high = self._bounds()
+        spec = self.call.spec
+        if self.call.wide or spec.dropout or spec.soft_cap or hasattr(self.refs, "bias"):
+            return lax.fori_loop(low, high, partial(visit, True), state)
         for start, stop, masked in ((low, first, True), (first, last, False), (last, high, True)):
             if start is not stop:
                 state = lax.fori_loop(start, stop, lambda i, x, m=masked: visit(m, i, x), state)
@@ -353,18 +364,22 @@ class Meeting:
         return low, first, last, high
 
     def logits(self, q: Array, k: Array, head: Any, i: Any, j: Any, masked: bool):
-        """[r, c] in units of log 2, and the derivative of the cap, or 1."""
+        """[r, c] in units of log 2, and the derivative of the cap, or 1; [c, r] if keys are kept,
+        since products take what is in registers from the left.
+        """
         call, spec, refs, slope = self.call, self.call.spec, self.refs, 1
+        products = _dot(k, q.T) if call.keeps_keys else _dot(q, k.T)
         if spec.soft_cap is None:
-            logits = _dot(q, k.T) * (spec.scale * LOG2E)
+            logits = products * (spec.scale * LOG2E)
         else:
-            bent = _tanh(_dot(q, k.T) * (spec.scale / spec.soft_cap))
+            bent = _tanh(products * (spec.scale / spec.soft_cap))
             logits, slope = bent * (spec.soft_cap * LOG2E), 1 - bent * bent
         rows, columns = self.positions(i, j)
         if hasattr(refs, "bias"):
             at = head if refs.bias.shape[0] > 1 else 0
             some = pl.ds(i * call.r, call.r) if refs.bias.shape[1] > 1 else pl.ds(0, 1)
             bias = refs.bias[at, some, pl.ds(j * call.c, call.c)].astype(jnp.float32)
+            bias = bias.T if call.keeps_keys else bias
             logits = jnp.maximum(logits + bias * LOG2E, HIDDEN)
         seen = []
         if masked:
@@ -373,16 +388,24 @@ class Meeting:
             seen += [columns < call.keys] if call.m * call.c > call.keys else []
         if hasattr(refs, "q_segments"):
             mine = refs.q_segments[pl.ds(i * call.r, call.r)]
-            seen.append(mine[:, None] == refs.kv_segments[pl.ds(j * call.c, call.c)][None])
+            theirs = refs.kv_segments[pl.ds(j * call.c, call.c)]
+            seen.append(self.of_queries(mine) == self.of_keys(theirs))
         for each in seen:
             logits = jnp.where(each, logits, HIDDEN)
         return logits, slope
 
     def positions(self, i: Any, j: Any) -> tuple[Array, Array]:
-        """Of queries [r, 1] and keys [1, c]."""
-        call = self.call
-        rows = i * call.r + lax.broadcasted_iota(jnp.int32, (call.r, 1), 0)
-        return rows, j * call.c + lax.broadcasted_iota(jnp.int32, (1, call.c), 1)
+        """Of queries and of keys, as the logits lie."""
+        rows, columns = (lax.iota(jnp.int32, n) for n in (self.call.r, self.call.c))
+        return self.of_queries(i * self.call.r + rows), self.of_keys(j * self.call.c + columns)
+
+    def of_queries(self, x: Array) -> Array:
+        """`x` [r] beside logits."""
+        return x[None] if self.call.keeps_keys else x[:, None]
+
+    def of_keys(self, x: Array) -> Array:
+        """`x` [c] beside logits."""
+        return x[:, None] if self.call.keeps_keys else x[None]
 
     def dropped(self, x: Array, head: Any, i: Any, j: Any) -> Array:
         """`x` [r, c] without what dropout drops."""
@@ -393,11 +416,12 @@ class Meeting:
         return jnp.where(stays, x * (1 / (1 - rate)), 0.0)
 
     def gradients(self, q, k, v, dy, lse, inner, head, i, j, masked) -> tuple[Array, Array]:
-        """The weights [r, c] that dropout leaves, and the gradient of their logits."""
+        """The weights that dropout leaves, and the gradient of their logits, as these lie."""
         logits, slope = self.logits(q, k, head, i, j, masked)
-        weights = jnp.exp2(logits - lse[:, None])
-        dweights = self.dropped(_dot(dy, v.T), head, i, j)
-        return self.dropped(weights, head, i, j), weights * (dweights - inner[:, None]) * slope
+        weights = jnp.exp2(logits - self.of_queries(lse))
+        products = _dot(v, dy.T) if self.call.keeps_keys else _dot(dy, v.T)
+        dweights = self.dropped(products, head, i, j) - self.of_queries(inner)
+        return self.dropped(weights, head, i, j), weights * dweights * slope
 
 
 def _forward_kernel(meet: Meeting, refs: SimpleNamespace) -> None:
@@ -439,26 +463,28 @@ def _dq_kernel(meet: Meeting, refs: SimpleNamespace) -> None:
 
 def _dkv_kernel(meet: Meeting, refs: SimpleNamespace) -> None:
     call, j, k, v = meet.call, meet.block, refs.k[...], refs.v[...]
+    outputs = {name: getattr(refs, f"d{name}_out", None) for name in "kv"}
+    outputs = {name: out for name, out in outputs.items() if out is not None}
 
     def of_head(n, state):
         def visit(masked, i, state):
-            dk, dv = state
             at = pl.ds(i * call.r, call.r)
             q, dy = refs.q[at, n, :], refs.dy[at, n, :]
             given = q, k, v, dy, refs.lse[n, at], refs.inner[n, at]
             head = meet.head * call.shared + n
             weights, dlogits = meet.gradients(*given, head, i, j, masked)
-            dv += _dot(weights.astype(dy.dtype).T, dy)
-            return dk + _dot(dlogits.astype(q.dtype).T, q), dv
+            terms = {"k": (dlogits, q), "v": (weights, dy)}
+            return {
+                name: total + _dot(terms[name][0].astype(q.dtype), terms[name][1])
+                for name, total in state.items()
+            }
 
         return meet.walk(visit, state)
 
-    state = jnp.zeros(k.shape, jnp.float32), jnp.zeros(v.shape, jnp.float32)
-    dk, dv = (
-        of_head(0, state) if call.shared == 1 else lax.fori_loop(0, call.shared, of_head, state)
-    )
-    refs.dk_out[...] = (dk * call.spec.scale).astype(refs.dk_out.dtype)
-    refs.dv_out[...] = dv.astype(refs.dv_out.dtype)
+    state = {name: jnp.zeros(out.shape, jnp.float32) for name, out in outputs.items()}
+    found = of_head(0, state) if call.shared == 1 else lax.fori_loop(0, call.shared, of_head, state)
+    for name, out in outputs.items():
+        out[...] = (found[name] * (call.spec.scale if name == "k" else 1)).astype(out.dtype)
 
 
 def _dot(a: Array, b: Array) -> Array:

@@ -1,19 +1,15 @@
-"""Registers, spills and shared memory of the GPU's kernels, compiled for an absent H200.
-
-Run:    python -m jaxdl.kernels.flash_attention.spills [--write FILE] [--only dkv,256,bfloat16]
-Needs:  the extra `aot-gpu`, no GPU.
-"""
+"""Registers, spills and shared memory of the GPU's kernels, compiled for GPUs that are absent."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
-from dataclasses import asdict
+from collections.abc import Callable, Collection, Iterator
 from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from jaxdl.core.topology import devices
 from jaxdl.kernels import absent_gpu
 from jaxdl.kernels.flash_attention import gpu
 from jaxdl.kernels.flash_attention.spec import Extras, Spec
@@ -29,6 +25,26 @@ FEATURES: dict[str, dict[str, Any]] = {
     "traced offset": {"offset": None},
 }
 """What each is in a `Spec`; those of arrays are in `program`."""
+PACKED = "causal", "window", "segments", "dropout"
+EVERYTHING = *PACKED, "soft cap", "bias", "grouped", "ragged", "traced offset"
+SINGLE = ("causal",), ("window",), ("soft cap",), ("dropout",), ("segments",), ("bias",)
+FEW = ("causal",), PACKED, EVERYTHING
+ALL = (), *SINGLE, ("grouped",), ("ragged",), ("causal", "traced offset"), PACKED, EVERYTHING
+CASES: dict[tuple[int, str], tuple[tuple[str, ...], ...]] = {
+    **{(size, "bfloat16"): ALL for size in (64, 128, 256)},
+    # The same blocks, since sizes are padded to powers of two; and numbers as large.
+    **{(size, "bfloat16"): FEW for size in (80, 96)},
+    **{(size, "float16"): FEW for size in (64, 128, 256)},
+    **{(size, "float32"): (*SINGLE, PACKED, EVERYTHING) for size in (64, 128)},
+}
+"""Sets of features, by size of a head and dtype."""
+STATS = "spills", "stack", "registers", "shared", "threads", "wgmma", "mma_sync", "temp"
+
+
+def cases() -> Iterator[tuple[str, int, str, tuple[str, ...]]]:
+    """Kernel, size of a head, dtype and features of all that is compiled as evidence."""
+    for (size, dtype), several in CASES.items():
+        yield from ((name, size, dtype, some) for some in several for name in KERNELS)
 
 
 def compiled_stats(
@@ -39,9 +55,11 @@ def compiled_stats(
     features: Collection[str] = ("causal",),
     target: str = "h200:1",
 ) -> dict[str, int | None]:
-    """What a kernel becomes on absent hardware: spills, registers, shared memory and products.
+    """What a kernel becomes on absent hardware: STATS.
 
-    Where shared memory does not suffice, all but `shared`, which is what it wants, are None.
+    Where shared memory does not suffice, all but `shared`, which is what it wants, are None. Wide
+    heads have a kernel for keys and one for values: the most of both, but the sum of their spills
+    and products.
 
     Args:
         kernel: one of KERNELS.
@@ -51,20 +69,26 @@ def compiled_stats(
         features: of FEATURES, "segments", "bias", "grouped" and "ragged".
         target: as `jaxdl.core.topology.devices` takes it.
 
-    Returns: spills, stack and registers of a thread (bytes, bytes, count), shared memory of a block
-        (bytes), its threads, and how many `wgmma` and `mma.sync` are in the code.
+    Returns: spills (bytes stored and loaded), stack (bytes) and registers of a thread, shared
+        memory of a block (bytes), its threads, how many `wgmma` and `mma.sync` are in the code, and
+        temporary memory (bytes).
 
     Raises:
         InputError: the extra `aot-gpu` is not installed.
     """
-    names = {"spilled": "spills"}
+    device = devices(target)[0].device_kind
     try:
-        found = absent_gpu.kernels(*program(kernel, tile, size, dtype, features), target=target)
+        given = program(kernel, tile, size, dtype, features, device)
+        found = absent_gpu.compiled(*given, target=target)
     except absent_gpu.TooLarge as error:
-        fields = [names.get(name, name) for name in absent_gpu.Kernel.__annotations__]
-        return dict.fromkeys(fields[1:]) | {"shared": error.wanted}
-    (ours,) = [one for one in found if one.name.startswith("flash_attention")]
-    return {names.get(name, name): x for name, x in asdict(ours).items() if name != "name"}
+        return dict.fromkeys(STATS) | {"shared": error.wanted}
+    ours = [one for one in found.kernels if one.name.startswith("flash_attention")]
+    return {
+        "spills": sum(one.spilled for one in ours),
+        **{n: max(getattr(one, n) for one in ours) for n in STATS[1:5]},
+        **{n: sum(getattr(one, n) for one in ours) for n in STATS[5:7]},
+        "temp": found.temp,
+    }
 
 
 def program(
@@ -72,8 +96,8 @@ def program(
     tile: Tile | None,
     size: int,
     dtype: str,
-    features: Collection[str] = ("causal",),
-    device: str = "NVIDIA H200",
+    features: Collection[str],
+    device: str,
 ) -> tuple[Callable[..., Any], ...]:
     """A function that runs one kernel, and the shapes of its arguments."""
     static = {name: x for one in features for name, x in FEATURES.get(one, {}).items()}
@@ -85,7 +109,7 @@ def program(
     rows = of((BATCH, HEADS, time), jnp.float32)
     ids = of((BATCH, time), jnp.int32) if "segments" in features else None
     extras = Extras(
-        bias=of((1, HEADS, time, time), dtype) if "bias" in features else None,
+        bias=of((1, HEADS, time, time), jnp.float32) if "bias" in features else None,
         q_segments=ids,
         kv_segments=ids,
         seeds=of((BATCH, HEADS), jnp.uint32) if spec.dropout else None,

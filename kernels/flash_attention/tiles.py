@@ -25,20 +25,20 @@ Tiles = Mapping[str, Mapping[int, Tile]]
 """By kernel, and by the size of a head as padded."""
 
 LARGE: Tiles = {
-    # 64 rows at least, else products are not of the Hopper kind
-    "forward": {64: Tile(128, 64, 4, 3), 128: Tile(128, 128, 8, 2), 256: Tile(128, 64, 8, 1)},
-    "dq": {64: Tile(64, 64, 4, 2), 128: Tile(128, 64, 8, 2), 256: Tile(128, 32, 8, 1)},
-    "dkv": {64: Tile(64, 64, 4, 2), 128: Tile(64, 64, 8, 2), 256: Tile(64, 64, 8, 1)},
+    # 64 rows at least for each four warps, else products are not of the Hopper kind, or done twice.
+    "forward": {64: Tile(128, 64, 4, 3), 128: Tile(128, 128, 8, 2), 256: Tile(128, 64, 8, 2)},
+    "dq": {64: Tile(64, 64, 4, 2), 128: Tile(128, 64, 8, 2), 256: Tile(128, 32, 8, 2)},
+    "dkv": {64: Tile(64, 64, 4, 2), 128: Tile(32, 128, 8, 3), 256: Tile(32, 128, 8, 2)},
 }
 MIDDLE: Tiles = {
-    "forward": {64: Tile(128, 64, 4, 3), 128: Tile(128, 64, 8, 2), 256: Tile(128, 32, 8, 1)},
+    "forward": {64: Tile(64, 64, 4, 3), 128: Tile(128, 64, 8, 2), 256: Tile(64, 16, 4, 2)},
     "dq": {64: Tile(64, 64, 4, 2), 128: Tile(64, 64, 8, 2), 256: Tile(64, 32, 8, 1)},
-    "dkv": {64: Tile(64, 64, 4, 2), 128: Tile(64, 64, 8, 2), 256: Tile(32, 64, 8, 1)},
+    "dkv": {64: Tile(32, 64, 4, 2), 128: Tile(32, 64, 4, 2), 256: Tile(32, 64, 4, 2)},
 }
 SMALL: Tiles = {
-    "forward": {64: Tile(128, 64, 4, 2), 128: Tile(64, 64, 4, 2), 256: Tile(64, 32, 8, 1)},
+    "forward": {64: Tile(64, 64, 4, 2), 128: Tile(64, 64, 4, 2), 256: Tile(64, 16, 4, 2)},
     "dq": {64: Tile(64, 64, 4, 2), 128: Tile(64, 32, 4, 2), 256: Tile(32, 32, 4, 1)},
-    "dkv": {64: Tile(64, 64, 4, 2), 128: Tile(32, 64, 4, 2), 256: Tile(32, 32, 4, 1)},
+    "dkv": {64: Tile(32, 64, 4, 2), 128: Tile(32, 64, 4, 2), 256: Tile(16, 64, 4, 1)},
 }
 KINDS = {"H100": LARGE, "H200": LARGE, "H20": LARGE, "B200": LARGE} | {
     "A100": MIDDLE,
@@ -48,8 +48,19 @@ KINDS = {"H100": LARGE, "H200": LARGE, "H20": LARGE, "B200": LARGE} | {
 """By a part of what JAX calls the device; all others take the small ones."""
 
 
-def tiles_of(device: str) -> Tiles:
-    """Those of a device kind, such as "NVIDIA H100 80GB HBM3"."""
+SINGLE: Tiles = {
+    # Each operand is held as two numbers of tf32.
+    "forward": {64: Tile(64, 32, 4, 1), 128: Tile(64, 16, 4, 1)},
+    "dq": {64: Tile(64, 32, 4, 1), 128: Tile(16, 16, 4, 1)},
+    "dkv": {64: Tile(16, 64, 4, 1), 128: Tile(16, 32, 8, 1)},
+}
+"""Of float32, on all devices."""
+
+
+def tiles_of(device: str, itemsize: int) -> Tiles:
+    """Those of a device kind, such as "NVIDIA H100 80GB HBM3", and of numbers of 2 or 4 bytes."""
+    if itemsize > 2:
+        return SINGLE
     return next((tiles for name, tiles in KINDS.items() if name in device), SMALL)
 
 

@@ -74,8 +74,9 @@ def test_dropout_bits_are_fixed_fair_and_independent():
     ],
 )
 def test_blocks_fit_the_shared_memory_of_the_gpu(device, limit):
-    for kernel, by_size in tiles.tiles_of(device).items():
-        for size, tile in by_size.items():
-            assert tiles.shared_bytes(kernel, tile, size, itemsize=2) <= limit * 2**10
+    for itemsize in (2, 4):
+        for kernel, by_size in tiles.tiles_of(device, itemsize).items():
+            for size, tile in by_size.items():
+                assert tiles.shared_bytes(kernel, tile, size, itemsize) <= limit * 2**10
     whole = tiles.LARGE["forward"][128]
-    assert (tiles.tiles_of(device)["forward"][128] == whole) == (limit == 227)
+    assert (tiles.tiles_of(device, 2)["forward"][128] == whole) == (limit == 227)

@@ -44,7 +44,7 @@ def check_on_gpu(case, monkeypatch):
     monkeypatch.setattr(gpu.pl, "pallas_call", partial(gpu.pl.pallas_call, interpret=True))
     monkeypatch.setattr(gpu, "PRECISE", jax.lax.Precision.HIGHEST)
     small = {kernel: {64: tiles.Tile(64, 32, 4, 1)} for kernel in tiles.SMALL}
-    monkeypatch.setattr(gpu, "tiles_of", lambda device: small)
+    monkeypatch.setattr(gpu, "tiles_of", lambda device, itemsize: small)
     check("gpu", **({"lengths": (70, 53)} | CASES[case]))
 
 
