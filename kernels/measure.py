@@ -86,7 +86,13 @@ class Verdict:
 
     def __str__(self) -> str:
         """In words."""
-        return self.why if self.value is None else f"{self.value:,.6g} {self.unit}"
+        if self.value is None:
+            return self.why
+        return (
+            f"{self.value:,.0f} {self.unit}"
+            if self.value > 1e3
+            else f"{self.value:.4g} {self.unit}"
+        )
 
 
 Measured = Callable[[Case, Sequence[Blocks]], Iterator[Verdict]]

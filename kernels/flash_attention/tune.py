@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxdl.kernels.flash_attention import cpu, cycles
+from jaxdl.kernels.flash_attention import cpu, cycles, spills, tiles
 from jaxdl.kernels.flash_attention.blocks import CpuBlocks
 from jaxdl.kernels.flash_attention.spec import Extras, Spec
 from jaxdl.kernels.measure import Blocks, Case
@@ -28,9 +28,9 @@ def cases(platform: str, device: str) -> list[Case]:
     del device
     if platform == "tpu":
         return [_tpu(direction, size) for direction, size in product(PASSES, SIZES)]
-    if platform == "cpu":
-        return [_cpu(banded, 1024, HEADS, 64) for banded in (False, True)]
-    return []
+    if platform == "gpu":
+        return [_gpu(kernel, size) for kernel, size in product(spills.KERNELS, SIZES)]
+    return [_cpu(banded, 1024, HEADS, 64) for banded in (False, True)]
 
 
 def _tpu(direction: str, size: int) -> Case:
@@ -49,6 +49,33 @@ def _tpu(direction: str, size: int) -> Case:
 def _logits(arrays: int, blocks: Blocks) -> int:
     """So many arrays like those of the blocks that are visited at a time, in float32."""
     return arrays * blocks["here"] * blocks["there"] * blocks["together"] * 4
+
+
+def _gpu(kernel: str, size: int) -> Case:
+    """Keys lie along the rows of dkv's logits, queries along those of the others."""
+    some = [
+        {"r": r, "c": c, "warps": rows // 16, "stages": stages}
+        for rows, columns, stages in product((64, 128), (64, 32, 128), (2, 3, 1))
+        for r, c in [(columns, rows) if kernel == "dkv" else (rows, columns)]
+    ]
+    return Case(
+        *("gpu", kernel, size, f"causal, T {spills.LENGTH}, {spills.HEADS} heads, bfloat16"),
+        *(tuple(some), HERE + "tune:on_gpu", (kernel, size)),
+        memory=lambda blocks: tiles.shared_bytes(kernel, tiles.Tile(**blocks), size, 2),
+        traffic=partial(_traffic, kernel, size),
+    )
+
+
+def on_gpu(kernel: str, size: int, blocks: Blocks) -> tuple[Any, Any]:
+    """One kernel, causal."""
+    run, *arguments = spills.program(kernel, tiles.Tile(**blocks), size, "bfloat16")
+    return run, arguments
+
+
+def _traffic(kernel: str, size: int, blocks: Blocks) -> float:
+    """Every block keeps its own and reads of the other side what is not masked, about half."""
+    kept = blocks["c"] if kernel == "dkv" else blocks["r"]
+    return 2 * 2 * spills.HEADS * spills.LENGTH * size * (1 + spills.LENGTH / kept / 2)
 
 
 def _cpu(banded: bool, length: int, heads: int, size: int) -> Case:

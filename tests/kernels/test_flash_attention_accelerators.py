@@ -43,8 +43,7 @@ CASES, arrays, check, everything = (
 def check_on_gpu(case, monkeypatch):
     monkeypatch.setattr(gpu.pl, "pallas_call", partial(gpu.pl.pallas_call, interpret=True))
     monkeypatch.setattr(gpu, "PRECISE", jax.lax.Precision.HIGHEST)
-    small = {kernel: {64: tiles.Tile(64, 32, 4, 1)} for kernel in tiles.SMALL}
-    monkeypatch.setattr(gpu, "tiles_of", lambda device, itemsize: small)
+    monkeypatch.setattr(gpu, "tile_of", lambda *_: tiles.Tile(64, 32, 4, 1))
     check("gpu", **({"lengths": (70, 53)} | CASES[case]))
 
 
