@@ -24,17 +24,19 @@ from jaxdl.kernels.layer_norm.reference import WEIGHTS, Norm
 
 WIDEST = 2**14
 """Features whose row is spread over the registers of one program without spilling."""
+WIDEST_BACK = 2**13
+"""In the backward pass, which holds two arrays and two sums of them."""
 PROGRAMS = 264
 """Of the backward pass, two for each multiprocessor of an H100 or H200."""
 
 
 def refusal(x: Array, device: str, name: str, center: bool) -> str | None:
     """Why rows like x [..., D] cannot be normalised here; None where they can."""
-    del device, name, center
+    del device, center
     if x.dtype not in (jnp.float32, jnp.bfloat16, jnp.float16):
         return f"it takes float32, bfloat16 and float16, not {x.dtype.name}"
-    if x.shape[-1] > WIDEST:
-        return f"registers hold rows of {WIDEST} features, not of {x.shape[-1]}"
+    if x.shape[-1] > (most := WIDEST_BACK if name == "backward" else WIDEST):
+        return f"registers hold rows of {most} features, not of {x.shape[-1]}"
     return "there are no rows" if x.size == 0 else None
 
 

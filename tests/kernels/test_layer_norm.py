@@ -280,12 +280,13 @@ def test_it_compiles_for_tpus(target, unkept):
 
 
 @pytest.mark.gpu_aot
-@pytest.mark.parametrize("features", [100, 768, 4096, 2**14])
+@pytest.mark.parametrize("features", [100, 768, 2**13])
 def test_it_compiles_for_hopper_without_spilling(features, unkept):
     from jaxdl.plan import devices
 
     sharding = SingleDeviceSharding(devices("h200:1")[0])
-    given = jax.eval_shape(partial(arrays, (64, features), "bfloat16"))
+    # Several blocks for each program of the backward pass.
+    given = jax.eval_shape(partial(arrays, (4096, features), "bfloat16"))
     given = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding), given)
     options = {"xla_gpu_fail_ptx_compilation_on_register_spilling": True}
     lowered = jax.jit(partial(run, True, True, True)).lower(given)

@@ -12,6 +12,8 @@ import pytest
 from jaxdl.core.errors import InputError
 from jaxdl.kernels import absent_tpu, measure, tune
 from jaxdl.kernels.blocks import Row, Table
+from jaxdl.kernels.flash_attention import blocks as attention_blocks
+from jaxdl.kernels.flash_attention import tune as attention_tune
 from jaxdl.kernels.layer_norm import blocks as layer_norm_blocks
 from jaxdl.kernels.layer_norm import tune as layer_norm_tune
 from jaxdl.kernels.measure import Case, Verdict
@@ -180,3 +182,35 @@ def test_the_command_tunes_for_an_absent_tpu_and_the_kernel_takes_what_it_found(
     assert again == [*verdicts, best] and err.startswith("4 verdicts were known")
     monkeypatch.setattr(layer_norm_blocks, "PATH", table)
     assert layer_norm_blocks.on_tpu("forward", True, "TPU v6 lite", 256).bytes == 2**17
+
+
+@pytest.mark.slow
+@pytest.mark.row("C-034")
+def test_the_command_times_attention_on_this_cpu_and_attention_takes_what_it_found(
+    monkeypatch, tmp_path
+):
+    one = replace(
+        *[x for x in attention_tune.cases("cpu", "cpu") if x.kernel == "some keys"],
+        **{"given": (True, 1024, 1, 16), "size": 16},
+    )
+    one = replace(one, candidates=one.candidates[:4])
+    monkeypatch.setattr(attention_tune, "cases", lambda platform, device: [one])
+    table = tmp_path / "blocks.json"
+    command = ["flash_attention", "--table", str(table), "--cache", str(tmp_path / "kept.jsonl")]
+    assert tune.main(command) == 0
+    (best,) = Table.read(table).rows
+    assert (best.by, best.found["unit"], best.found["of"]) == ("time", "ms", 4)
+    monkeypatch.setattr(attention_blocks, "PATH", table)
+    assert attention_blocks.on_cpu(True, 16) == attention_blocks.CpuBlocks(**best.blocks)
+
+
+@pytest.mark.gpu_aot
+@pytest.mark.row("C-034")
+def test_what_spills_on_an_absent_gpu_falls_out(tmp_path, capsys):
+    command = ["layer_norm", "--target", "h200:1", "--only", "rms,backward,8192"]
+    command += ["--table", str(tmp_path / "blocks.json"), "--cache", str(tmp_path / "kept.jsonl")]
+    assert tune.main(command) == 0
+    said = capsys.readouterr().out
+    assert "numbers 16384: spills: " in said and "numbers 4096: 1" in said
+    (best,) = Table.read(tmp_path / "blocks.json").rows
+    assert (best.by, best.devices, best.blocks) == ("compiled", ("NVIDIA H200",), {"numbers": 4096})
