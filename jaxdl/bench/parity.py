@@ -30,6 +30,11 @@ ATTENTION: dict[str, dict[str, Any]] = {
     "bias": {"bias": True},
     "dropout": {"causal": True, "dropout": 0.3},
     "scale": {"scale": 0.3},
+    "packed": {"causal": True, "window": 99, "segments": True, "dropout": 0.3, "heads": (8, 2)},
+    "everything": {
+        **{"causal": True, "window": 99, "segments": True, "dropout": 0.3, "heads": (4, 1)},
+        **{"bias": True, "soft_cap": 1.5, "lengths": (333, 333)},
+    },
     **{f"head size {n}": {"causal": True, "size": n} for n in (40, 64, 80, 96, 128, 256)},
 }
 

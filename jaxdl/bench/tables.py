@@ -4,6 +4,7 @@ Run:    python -m jaxdl.bench.tables            # writes them between the README
         jaxdl bench kernels --peers --json > kernels/results/cpu.jsonl
         python -m jaxdl.bench.attention >> kernels/results/cpu.jsonl
         python -m jaxdl.bench.kernels_gpu kernels/results/gpu.jsonl
+        python -m jaxdl.kernels.spills --write kernels/results/gpu_aot.jsonl
         python -m jaxdl.kernels.flash_attention.cycles --write kernels/results/tpu.jsonl
         python -m jaxdl.kernels.layer_norm.bench --write kernels/results/tpu.jsonl
 """
@@ -23,6 +24,8 @@ from jaxdl.core.errors import InputError
 HERE = Path(kernels.__file__).parent
 START, END = "<!-- results -->", "<!-- end of results -->"
 Record = Mapping[str, Any]
+PRODUCTS = {"wgmma": "wgmma", "mma": "mma_sync"}
+"""Of tensor cores: what tables call them, and records."""
 
 
 def written(readme: str, results: Path) -> str:
@@ -42,7 +45,7 @@ def tables(results: Path) -> str:
     """Markdown of the tables, and what was not measured."""
     parts = [
         part
-        for name, table in (("cpu", _cpu), ("gpu", _gpu), ("tpu", _tpu))
+        for name, table in (("cpu", _cpu), ("gpu", _gpu), ("gpu_aot", _gpu_aot), ("tpu", _tpu))
         for part in table(_read(results / f"{name}.jsonl"))
     ]
     return "\n\n".join(parts)
@@ -126,18 +129,64 @@ def _gpu(records: Sequence[Record]) -> Iterator[str]:
     yield (
         f"On a GPU ({machine['device']}; {_where(machine)}): {sum(fine)} of {len(fine)} cases of "
         f"parity; a bf16 product of 8192^3 reaches {limits['matmul_tflops']:.0f} TFLOP/s, a copy "
-        f"{limits['copy_gb_per_s']:.0f} GB/s. Milliseconds, medians of turns."
+        f"{limits['copy_gb_per_s']:.0f} GB/s. Milliseconds, medians of turns, "
+        "and the fraction of the product's rate (a norm: of the copy's) that is reached."
     )
     peers = list(dict.fromkeys(peer for record in kinds["times"] for peer in record["ms"]))
     yield _table(
         ("", *peers),
         (
-            [_shape(r), *(f"{r['ms'][p]:.3f}" if p in r["ms"] else "" for p in peers)]
+            [_shape(r), *(_timed(r, peer) if peer in r["ms"] else "" for peer in peers)]
             for r in kinds["times"]
         ),
     )
     if kinds["left out"]:
         yield "**Not measured, for time:** " + "; ".join(map(_shape, kinds["left out"])) + "."
+
+
+def _timed(record: Record, peer: str) -> str:
+    return f"{record['ms'][peer]:.3f} ({record['fraction'][peer]:.0%})"
+
+
+def _gpu_aot(records: Sequence[Record]) -> Iterator[str]:
+    """What kernels became, by size: the worst of all sets of features."""
+    if not records:
+        yield "**Not compiled: the GPU's kernels for an absent one.**"
+        return
+    versions = ", ".join(f"{n} {v}" for n, v in records[0]["versions"].items())
+    target = records[0]["hardware"].removeprefix("none: compiled for an absent ")
+    yield (
+        f"For a GPU that was absent ({target}; {versions}, {records[0]['date']}): the most of a "
+        "kernel's sets of features, of which there are as many as stand behind its dtype. Bytes "
+        "that a thread spills, its registers, KiB of shared memory, and the kind of tensor cores' "
+        "products: `wgmma` is the Hopper's, `mma` the one before."
+    )
+    for op, heads in (("attention", "head"), ("norm", "row")):
+        found: dict[tuple[str, str], dict[int, list[Record]]] = {}
+        for record in records:
+            if record["op"] == op:
+                row = found.setdefault((record["direction"], record["dtype"]), {})
+                row.setdefault(record["size"], []).append(record)
+        sizes = sorted({size for row in found.values() for size in row})
+        rows = (
+            [op, name, f"{dtype} ({max(map(len, row.values()))})"]
+            + [_became(row[size]) if size in row else "" for size in sizes]
+            for (name, dtype), row in found.items()
+        )
+        if found:
+            yield _table(("", "pass", "dtype", *(f"{heads} of {n:,}" for n in sizes)), rows)
+
+
+def _became(records: Sequence[Record]) -> str:
+    """The worst of some kernels."""
+    if any(record["spills"] is None for record in records):
+        return "shared memory does not suffice"
+    spills, registers, shared = (
+        max(r[n] for r in records) for n in ("spills", "registers", "shared")
+    )
+    kinds = [name for name, key in PRODUCTS.items() if any(record[key] for record in records)]
+    told = f"**{spills:,} B spilled**" if spills else "0 B"
+    return ", ".join([told, f"{registers}", f"{shared / 2**10:.0f} KiB", *kinds])
 
 
 def _tpu(records: Sequence[Record]) -> Iterator[str]:
@@ -205,7 +254,8 @@ def _most(cases: Mapping[str, Mapping[str, int]]) -> str:
 def _shape(record: Record) -> str:
     sizes = ("time", "size", "rows", "width", "vocab")
     told = [f"{name} {record[name]}" for name in sizes if name in record]
-    told += ["causal"] * bool(record.get("causal")) + ["backward"] * bool(record.get("gradient"))
+    told += ["causal"] * bool(record.get("causal"))
+    told += [record["pass"]] if "pass" in record else ["backward"] * bool(record.get("gradient"))
     return " ".join([record["op"], *told])
 
 

@@ -89,7 +89,8 @@ def test_the_script_for_a_gpu_runs_on_what_there_is():
     times = {record["op"]: record for record in told if record["kind"] == "times"}
     for op, record in times.items():
         assert {"jaxdl", "naive"} <= record["ms"].keys(), record["errors"]
-        assert record["errors"].keys() <= {"cudnn", "tokamax", "tokamax mosaic", "tokamax triton"}
+        assert {name.split()[0] for name in record["errors"]} <= {"cudnn", "tokamax"}
+        assert record["fraction"].keys() == record["ms"].keys() and record["pass"] != "forward"
         assert record["op"] == op and min(record["ms"].values()) > 0
     assert times.keys() == SMALL.keys()
 

@@ -72,14 +72,31 @@ def test_a_gpu_tells_parity_and_ceilings_first(tmp_path):
         {"kind": "parity", "fine": True},
         {"kind": "parity", "fine": False},
         {"kind": "ceilings", "matmul_tflops": 700.0, "copy_gb_per_s": 4000.0},
-        times | {"ms": {"jaxdl": 0.5, "naive": 1.0}},
+        times | {"ms": {"jaxdl": 0.5, "naive": 1.0}, "fraction": {"jaxdl": 0.9, "naive": 0.45}},
         {"kind": "left out", "op": "attention", "time": 2048, "size": 64, "causal": True},
     ]
     write(tmp_path / "gpu.jsonl", records)
     told = tables.tables(tmp_path)
     assert "NVIDIA H200" in told and "1 of 2 cases of parity" in told and "700 TFLOP/s" in told
-    assert "| layer_norm rows 8 width 4 backward | 0.500 | 1.000 |" in told
+    assert "| layer_norm rows 8 width 4 backward | 0.500 (90%) | 1.000 (45%) |" in told
     assert "Not measured, for time:** attention time 2048 size 64 causal." in told
+
+
+def test_what_kernels_became_on_an_absent_gpu_is_told_by_the_worst_of_their_features(tmp_path):
+    one = {
+        **{"op": "attention", "direction": "dkv", "dtype": "bfloat16", "size": 64, "shared": 2048},
+        **{"registers": 200, "spills": 0, "wgmma": 8, "mma_sync": 0, "date": "2026-11-29"},
+        **{"hardware": "none: compiled for an absent NVIDIA H200", "versions": {"ptxas": "13"}},
+    }
+    wide = one | {"size": 128, "registers": 255, "spills": 1200, "mma_sync": 4}
+    large = one | {"size": 256, "spills": None, "registers": None}
+    norm = one | {"op": "norm", "direction": "forward", "wgmma": 0}
+    write(tmp_path / "gpu_aot.jsonl", [one, one | {"registers": 210}, wide, large, norm])
+    told = tables.tables(tmp_path)
+    assert "absent (NVIDIA H200; ptxas 13, 2026-11-29)" in told and "every time on a GPU" in told
+    cells = "0 B, 210, 2 KiB, wgmma | **1,200 B spilled**, 255, 2 KiB, wgmma, mma"
+    assert f"| attention | dkv | bfloat16 (2) | {cells} | shared memory does not suffice |" in told
+    assert "| norm | forward | bfloat16 (1) | 0 B, 200, 2 KiB |" in told
 
 
 def test_cycles_on_a_tpu_stand_beside_the_least_of_splash(tmp_path):

@@ -1,6 +1,7 @@
 """Attention's kernels for accelerators: interpreted, lowered, and compiled for absent hardware."""
 
 import importlib.util
+import json
 import re
 from functools import partial
 from pathlib import Path
@@ -22,6 +23,7 @@ from jaxdl.kernels.flash_attention import (
     flash_attention,
     gpu,
     seeds_of,
+    spills,
     tiles,
     tpu,
     tpu_blocks,
@@ -125,12 +127,52 @@ def test_it_compiles_for_absent_tpus_in_memory_linear_in_the_length(topology, si
 
 @pytest.mark.slow
 @pytest.mark.gpu_aot
-@pytest.mark.parametrize("size", [64, 80, 128])
+@pytest.mark.parametrize("size", [64, 80, 96, 128, 256])
 def test_half_precision_spills_no_register_on_an_absent_h200(size, tmp_path):
     strict = {"xla_gpu_fail_ptx_compilation_on_register_spilling": True}
     compiled_for("h200:1", size, 2048, "bfloat16", strict | {"xla_dump_to": str(tmp_path)})
     assembly = "".join(path.read_text() for path in tmp_path.glob("*.ptx"))
     assert "wgmma.mma_async" in assembly and "mma.sync" not in assembly
+
+
+@pytest.mark.slow
+@pytest.mark.gpu_aot
+@pytest.mark.parametrize("features", [("window",), spills.PACKED, spills.EVERYTHING])
+@pytest.mark.parametrize("size", [64, 128, 256])
+@pytest.mark.parametrize("kernel", spills.KERNELS)
+def test_features_spill_no_register_and_need_no_old_product(kernel, size, features):
+    found = spills.compiled_stats(kernel, None, size, "bfloat16", features)
+    assert found["spills"] == found["stack"] == found["mma_sync"] == 0 < found["wgmma"]
+
+
+@pytest.mark.slow
+@pytest.mark.gpu_aot
+@pytest.mark.parametrize("size", [64, 128, 256])
+@pytest.mark.parametrize("kernel", spills.KERNELS)
+def test_packed_sequences_spill_no_register_on_an_absent_a100(kernel, size):
+    found = spills.compiled_stats(kernel, None, size, "bfloat16", spills.PACKED, "a100:1")
+    assert found["spills"] == found["wgmma"] == 0 < found["mma_sync"]
+
+
+@pytest.mark.gpu_aot
+def test_shared_memory_that_does_not_suffice_is_told():
+    found = spills.compiled_stats("forward", tiles.Tile(256, 256, 8, 3), 128, "bfloat16")
+    assert found["shared"] > 227 * 2**10 and found["spills"] is None
+
+
+def test_the_results_tell_of_no_spill_in_half_precision():
+    path = Path(gpu.__file__).parents[1] / "results" / "gpu_aot.jsonl"
+    known = {}
+    for record in map(json.loads, path.read_text().splitlines()):
+        if record["op"] == "attention":
+            key = (*(record[name] for name in ("direction", "size", "dtype", "features")),)
+            known[key] = record
+    expected = {(*case[:3], " + ".join(case[3]) or "no feature") for case in spills.cases()}
+    assert known.keys() == expected
+    for record in known.values():
+        if record["dtype"] != "float32":
+            assert record["spills"] == record["mma_sync"] == 0 < record["wgmma"], record["case"]
+        assert record["spills"] <= 8, record["case"]
 
 
 def compiled_for(topology, size, length, dtype, options=None):
