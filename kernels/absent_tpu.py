@@ -24,7 +24,8 @@ from typing import Any
 from jaxdl.core.errors import InputError
 
 CYCLES = re.compile(r"estimated_cycles: (\d+)\s+num_equivalent_hlos: (\d+)")
-ENDED = "the compiler ended: "
+KINDS = {"v5e:2x2": "TPU v5 lite", "v5p:2x2x1": "TPU v5", "v6e:2x2": "TPU v6 lite"}
+"""Targets, the smallest of each kind, and what JAX calls their devices."""
 
 
 class NoCycles(Exception):
@@ -56,6 +57,7 @@ class AbsentTpu(AbstractContextManager):
 
         Raises:
             NoCycles: it does not compile, takes too much of the fast memory, or cannot be timed.
+            RuntimeError: the program cannot be made.
         """
         child = self._child = self._child or self._start()
         assert child.stdin and child.stdout
@@ -65,11 +67,13 @@ class AbsentTpu(AbstractContextManager):
         if not answer:
             self._child = None
             child.communicate()
-            raise NoCycles(ENDED + self._last_words())
+            raise NoCycles(f"the compiler ended: {self._last_words()}")
         found = json.loads(answer)
-        if isinstance(found, str):
-            raise NoCycles(found)
-        return found
+        if "bug" in found:
+            raise RuntimeError(f"{target} {program} {given}: {found['bug']}")
+        if "why" in found:
+            raise NoCycles(found["why"])
+        return found["cycles"]
 
     def known(self, *given: Any, only: str = "") -> int | None:
         """As `cycles`; None where there are none, and why not on stderr."""
@@ -89,6 +93,8 @@ class AbsentTpu(AbstractContextManager):
     def _start(self) -> subprocess.Popen[str]:
         flags = f"--xla_jf_dump_static_llo_profile_to={self._folder.name}"
         # A program that is read from a cache leaves no cycles.
+        self._said.seek(0)
+        self._said.truncate()
         own = {"JAX_PLATFORMS": "cpu", "JAX_ENABLE_COMPILATION_CACHE": "0"}
         pipe = subprocess.PIPE
         return subprocess.Popen(
@@ -103,7 +109,16 @@ class AbsentTpu(AbstractContextManager):
         return next((line for line in lines if "Check failed" in line), lines[-1] if lines else "")
 
 
-def _answer(folder: Path, target: str, program: str, given: Sequence, only: str) -> int | str:
+def _answer(folder: Path, *request: Any) -> dict[str, int | str]:
+    try:
+        return {"cycles": _estimate(folder, *request)}
+    except NoCycles as error:
+        return {"why": str(error)}
+    except Exception as error:
+        return {"bug": repr(error)}
+
+
+def _estimate(folder: Path, target: str, program: str, given: Sequence, only: str) -> int:
     import jax
     from jax.sharding import SingleDeviceSharding
 
@@ -120,11 +135,11 @@ def _answer(folder: Path, target: str, program: str, given: Sequence, only: str)
     try:
         jax.jit(function).lower(*arguments).compile()
     except (jax.errors.JaxRuntimeError, ValueError, NotImplementedError) as error:
-        return " ".join(str(error).split())[:300]
+        raise NoCycles(" ".join(str(error).split())[:300]) from error
     paths = [path for path in folder.iterdir() if re.match(only, path.name)]
     found = [CYCLES.findall(path.read_text(errors="ignore")) for path in paths]
     if not found or not all(found):
-        return "the compiler left no cycles for an operation"
+        raise NoCycles("the compiler left no cycles for an operation")
     return sum(int(each) * int(count) for one in found for each, count in one)
 
 

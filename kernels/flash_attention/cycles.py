@@ -25,13 +25,12 @@ import jax
 import jax.numpy as jnp
 
 from jaxdl.kernels import records
-from jaxdl.kernels.absent_tpu import AbsentTpu
+from jaxdl.kernels.absent_tpu import KINDS, AbsentTpu
 from jaxdl.kernels.flash_attention import tpu
 from jaxdl.kernels.flash_attention.blocks import TpuBlocks
 from jaxdl.kernels.flash_attention.spec import Extras, Spec
 
-TARGETS = {"v5p:2x2x1": "TPU v5", "v6e:2x2": "TPU v6 lite"}
-"""And what JAX calls their devices."""
+TARGETS = "v5p:2x2x1", "v6e:2x2"
 HEADS, SIZE = 2, 128
 """Two heads, since a v5p divides them over two cores."""
 SIZES = {
@@ -61,7 +60,7 @@ def main() -> None:
 
 
 def _records(compiler: AbsentTpu, only: str) -> Iterator[dict[str, Any]]:
-    for target, device in TARGETS.items():
+    for target in TARGETS:
         for (length, direction), sizes in SIZES.items():
             programs = [("ours", None), *(("splash, scheduled", x) for x in sizes)]
             if (length, direction) == AS_IS:
@@ -69,7 +68,7 @@ def _records(compiler: AbsentTpu, only: str) -> Iterator[dict[str, Any]]:
             for impl, blocks in programs:
                 if not f"{target},{length},{direction},{impl}".startswith(only):
                     continue
-                given = direction, length, impl, blocks, device
+                given = direction, length, impl, blocks, KINDS[target]
                 yield records.of(
                     *("flash_attention", f"causal, T {length}, {HEADS} heads of {SIZE}, bfloat16"),
                     *(target, direction, impl, blocks),

@@ -16,11 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from jaxdl.kernels import records
-from jaxdl.kernels.absent_tpu import AbsentTpu
+from jaxdl.kernels.absent_tpu import KINDS, AbsentTpu
 from jaxdl.kernels.layer_norm.programs import NORMS, PASSES, SHAPES
 
-TARGETS = {"v5e:2x2": "TPU v5 lite", "v5p:2x2x1": "TPU v5", "v6e:2x2": "TPU v6 lite"}
-"""And what JAX calls their devices."""
 PROGRAM = "jaxdl.kernels.layer_norm.programs:program"
 
 
@@ -38,10 +36,10 @@ def main() -> None:
 
 
 def _records(compiler: AbsentTpu, only: str) -> Iterator[dict[str, Any]]:
-    for target, norm, name in product(TARGETS, NORMS, PASSES):
+    for target, norm, name in product(KINDS, NORMS, PASSES):
         if not f"{target},{norm},{name}".startswith(only):
             continue
-        impls = {"ours": ("tpu", {"device": TARGETS[target]}), "xla": ("reference", {})}
+        impls = {"ours": ("tpu", {"device": KINDS[target]}), "xla": ("reference", {})}
         for shape, (impl, given) in product(SHAPES, impls.items()):
             found = compiler.known(target, PROGRAM, *given, norm, name, *shape)
             case = f"{norm}, {shape[0]} x {shape[1]}, bfloat16"

@@ -214,3 +214,14 @@ def test_what_spills_on_an_absent_gpu_falls_out(tmp_path, capsys):
     assert "numbers 16384: spills: " in said and "numbers 4096: 1" in said
     (best,) = Table.read(tmp_path / "blocks.json").rows
     assert (best.by, best.devices, best.blocks) == ("compiled", ("NVIDIA H200",), {"numbers": 4096})
+
+
+@pytest.mark.tpu_aot
+def test_a_compiler_that_ends_is_told_and_the_next_program_gets_another():
+    norm = "jaxdl.kernels.layer_norm.programs:program"
+    with absent_tpu.AbsentTpu() as compiler:
+        with pytest.raises(absent_tpu.NoCycles, match="the compiler ended"):
+            compiler.cycles("v6e:2x2", "os:abort")
+        assert compiler.cycles("v6e:2x2", norm, "reference", {}, "rms", "forward", 64, 128) > 0
+        with pytest.raises(RuntimeError, match=r"v6e:2x2 json:loads .*JSONDecodeError"):
+            compiler.cycles("v6e:2x2", "json:loads", "no JSON")
