@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -57,7 +58,7 @@ class Case:
     measured too.
     """
     only: str = ""
-    """What the operations that count begin with, on a TPU."""
+    """An expression: what the names of the operations that count begin with."""
     memory: Callable[[Blocks], int] = lambda blocks: 0
     """Bytes of fast memory that a program takes at least."""
     shape: Callable[[Blocks], tuple[int, int]] = lambda blocks: (SUBLANES, LANES)
@@ -88,11 +89,7 @@ class Verdict:
         """In words."""
         if self.value is None:
             return self.why
-        return (
-            f"{self.value:,.0f} {self.unit}"
-            if self.value > 1e3
-            else f"{self.value:.4g} {self.unit}"
-        )
+        return f"{self.value:,.{3 if self.unit == 'ms' else 0}f} {self.unit}"
 
 
 Measured = Callable[[Case, Sequence[Blocks]], Iterator[Verdict]]
@@ -187,7 +184,7 @@ def _compiling(name: str) -> Iterator[Measured]:
             except absent_gpu.TooLarge as error:
                 yield Verdict(None, unit, f"overflow: {error}")
                 continue
-            spilled = sum(kernel.spilled for kernel in found)
+            spilled = sum(one.spilled for one in found if re.match(case.only, one.name))
             if spilled:
                 yield Verdict(None, unit, f"spills: {spilled} bytes of a thread's registers")
             else:

@@ -203,6 +203,8 @@ def _chosen(op: str, target: measure.Target, only: str) -> list[Case]:
         for case, name in zip(cases, names, strict=True)
         if all(word in name.split() for word in words)
     ]
+    if not cases:
+        raise InputError(f"{op} has nothing to tune for {target.platform}.")
     if not chosen:
         raise InputError(f"{op} has no {only!r} for {target.platform}; it has {', '.join(names)}.")
     return chosen

@@ -61,6 +61,7 @@ def _gpu(kernel: str, size: int) -> Case:
     return Case(
         *("gpu", kernel, size, f"causal, T {spills.LENGTH}, {spills.HEADS} heads, bfloat16"),
         *(tuple(some), HERE + "tune:on_gpu", (kernel, size)),
+        only="flash_attention",
         memory=lambda blocks: tiles.shared_bytes(kernel, tiles.Tile(**blocks), size, 2),
         traffic=partial(_traffic, kernel, size),
     )

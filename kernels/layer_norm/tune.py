@@ -50,6 +50,7 @@ def _gpu(norm: str, name: str, shape: tuple[int, int]) -> Case:
         *("gpu", f"{norm} {name}", shape[1], _text(shape)),
         *(tuple({"numbers": n} for n in NUMBERS), MODULE + "in_blocks"),
         ("gpu", norm, name, *shape),
+        only="norm_",
         traffic=partial(_traffic, shape),
     )
 

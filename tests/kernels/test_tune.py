@@ -133,6 +133,7 @@ def test_nothing_that_fits_is_an_error_that_says_why():
     [
         (["layer_nrom"], "did you mean 'layer_norm'"),
         (["flash_attention", "--only", "dkv"], "flash_attention has no 'dkv' for cpu; it has all"),
+        (["layer_norm"], "layer_norm has nothing to tune for cpu"),
         (["layer_norm", "--target", "v7e:2x2"], "no hardware is called 'v7e'"),
     ],
 )
