@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.resources import files
 from importlib.util import find_spec
+from typing import Any
 
 import jax
 from jax.experimental import topologies
@@ -29,7 +30,7 @@ ALONE = {
 """Tells libtpu, which reads it once, not to look for TPUs or for other processes."""
 
 
-def devices(target: str) -> list[jax.Device]:
+def devices(target: str) -> list[Any]:
     """The devices of `target`: `v5e:4x4`, `2x v5e:4x4` (two slices), `h200:8`, or `cpu:8`.
 
     They can be compiled for, not run on, unless they are CPU devices. TPUs need the extra `aot`,
@@ -50,7 +51,7 @@ def devices(target: str) -> list[jax.Device]:
     return known[kind](kind, shape, slices)
 
 
-def _tpus(kind: str, shape: str, slices: int) -> list[jax.Device]:
+def _tpus(kind: str, shape: str, slices: int) -> list[Any]:
     if not find_spec("libtpu"):
         raise InputError("compiling for TPUs needs libtpu; pip install 'jaxdl[aot]'.")
     more = {"num_slices": slices} if slices > 1 else {}
@@ -62,7 +63,7 @@ def _tpus(kind: str, shape: str, slices: int) -> list[jax.Device]:
     return list(found.devices)
 
 
-def _gpus(kind: str, shape: str, slices: int) -> list[jax.Device]:
+def _gpus(kind: str, shape: str, slices: int) -> list[Any]:
     if not find_spec("jax_cuda13_plugin"):
         raise InputError(
             "compiling for GPUs needs JAX's CUDA plugin; pip install 'jaxdl[aot-gpu]'."
@@ -79,7 +80,7 @@ def _gpus(kind: str, shape: str, slices: int) -> list[jax.Device]:
     return list(found.devices)
 
 
-def _cpus(kind: str, shape: str, slices: int) -> list[jax.Device]:
+def _cpus(kind: str, shape: str, slices: int) -> list[Any]:
     have = jax.devices("cpu")
     if not shape.isdigit() or not 0 < int(shape) <= len(have):
         raise InputError(

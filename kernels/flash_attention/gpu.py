@@ -394,8 +394,8 @@ class Meeting:
 
     def positions(self, i: Any, j: Any) -> tuple[Array, Array]:
         """Of queries and of keys, as the logits lie."""
-        rows, columns = (lax.iota(jnp.int32, n) for n in (self.call.r, self.call.c))
-        return self.of_queries(i * self.call.r + rows), self.of_keys(j * self.call.c + columns)
+        call, axis = self.call, int(self.call.keeps_keys)
+        return i * call.r + _places(call.r, axis), j * call.c + _places(call.c, 1 - axis)
 
     def of_queries(self, x: Array) -> Array:
         """`x` [r] beside logits."""
@@ -489,6 +489,12 @@ def _dot(a: Array, b: Array) -> Array:
     """Their product, summed in float32."""
     precision = PRECISE if a.dtype == jnp.float32 else None
     return jnp.dot(a, b, precision=precision, preferred_element_type=jnp.float32)
+
+
+def _places(count: int, axis: int) -> Array:
+    """0, 1 ... along one of two axes."""
+    # Spread from one axis, as by x[None], they take registers enough to spill.
+    return lax.broadcasted_iota(jnp.int32, (1, count) if axis else (count, 1), axis)
 
 
 def _tanh(x: Array) -> Array:
