@@ -1,6 +1,9 @@
 """Layer and RMS normalisation against float64, forward and every gradient, on every platform."""
 
+import json
+import re
 from functools import partial
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -13,9 +16,10 @@ from jax.experimental.pallas import tpu as pltpu
 from jax.sharding import SingleDeviceSharding
 
 from jaxdl.core.errors import InputError
+from jaxdl.kernels.absent_tpu import KINDS
 from jaxdl.kernels.dispatch import recording, strict
 from jaxdl.kernels.layer_norm import gpu, layer_norm, reference, rms_norm, tpu
-from jaxdl.kernels.layer_norm.blocks import GpuBlocks, TpuBlocks
+from jaxdl.kernels.layer_norm.blocks import GpuBlocks, TpuBlocks, row
 from jaxdl.kernels.layer_norm.reference import Norm
 from jaxdl.nn import LayerNorm
 from jaxdl.parallel import make_mesh, scope, unbox
@@ -238,6 +242,29 @@ def test_what_a_kernel_refuses_falls_back_and_can_be_an_error():
     with pytest.raises(InputError, match="XLA is faster at 8 features"):
         layer_norm(x.astype("float32"), impl="tpu")
     assert any(c.kernel == "layer_norm" and "float16[2, 8]" in c.shape for c in heard)
+
+
+def test_xla_runs_where_its_program_takes_fewer_cycles():
+    kind, rows = "TPU v6 lite", jnp.ones((16, 8192), "bfloat16")
+    assert re.search("XLA takes .* cycles over 2048 x 8192", tpu.refusal(rows, kind, "forward", 0))
+    assert tpu.refusal(rows, kind, "backward", False) is None
+    assert tpu.refusal(rows, "TPU v5", "forward", False) is None
+
+    def both(x):
+        return jax.value_and_grad(lambda x: rms_norm(x, device=kind).sum())(x)
+
+    text = jax.jit(both).trace(rows).lower(lowering_platforms=("tpu",)).as_text()
+    assert text.count("tpu_custom_call") == 1
+    results = Path(tpu.__file__).parents[1] / "results" / "tpu.jsonl"
+    for told in filter(lambda told: told["op"] == "layer_norm", records_of(results)):
+        norm, shape, _ = told["case"].split(", ")
+        place = told["direction"], norm == "layer", KINDS[told["target"]], int(shape.split()[-1])
+        found = row("tpu", *place).found
+        assert told["cycles"] == found["value" if told["impl"] == "ours" else "peer"]
+
+
+def records_of(path):
+    return map(json.loads, path.read_text().splitlines())
 
 
 @pytest.mark.parametrize(
