@@ -6,6 +6,7 @@ Run:    python -m jaxdl.bench.tables            # writes them between the README
         python -m jaxdl.bench.kernels_gpu kernels/results/gpu.jsonl
         python -m jaxdl.kernels.spills --write kernels/results/gpu_aot.jsonl
         python -m jaxdl.kernels.flash_attention.cycles --write kernels/results/tpu.jsonl
+        python -m jaxdl.kernels.layer_norm.bench --write kernels/results/tpu.jsonl
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import json
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from jaxdl import kernels
@@ -188,7 +190,14 @@ def _became(records: Sequence[Record]) -> str:
 
 
 def _tpu(records: Sequence[Record]) -> Iterator[str]:
-    """Static cycles of ours and the least of splash attention's, by case and target."""
+    """Static cycles, by operation."""
+    for op, told in (("flash_attention", _splash), ("layer_norm", _norms)):
+        yield from told([record for record in records if record["op"] == op])
+    yield "**Not measured: any time on a TPU.**"
+
+
+def _splash(records: Sequence[Record]) -> Iterator[str]:
+    """Those of ours and the least of splash attention's, by case and target."""
     if records:
         versions = ", ".join(f"{n} {v}" for n, v in records[0]["versions"].items())
         yield (
@@ -210,7 +219,36 @@ def _tpu(records: Sequence[Record]) -> Iterator[str]:
         rows.append([target, case, *cells, ratio])
     if rows:
         yield _table(("target", "case", "ours", "splash", "ratio"), rows)
-    yield "**Not measured: any time on a TPU.**"
+
+
+def _norms(records: Sequence[Record]) -> Iterator[str]:
+    """Those of ours over those of XLA's own, by target and pass."""
+    if not records:
+        return
+    programs = {(r["target"], r["direction"]): {} for r in records}
+    for r in records:
+        programs[r["target"], r["direction"]].setdefault(r["case"], {})[r["impl"]] = r["cycles"]
+    ratios = {
+        place: [each["ours"] / each["xla"] for each in cases.values()]
+        for place, cases in programs.items()
+    }
+    behind = sum(ratio > 1 for each in ratios.values() for ratio in each)
+    yield (
+        f"Layer and RMS normalisation, of which all cycles are in `results/tpu.jsonl`: ours over "
+        f"XLA's own fusions, {sum(map(len, ratios.values()))} programs. In the {behind} in which "
+        "ours takes more, XLA's runs."
+    )
+    yield _table(
+        ("target", "pass", "least", "median", "most", "where"),
+        (
+            [*place, *(f"{of(each):.2f}" for of in (min, median, max)), _most(programs[place])]
+            for place, each in sorted(ratios.items())
+        ),
+    )
+
+
+def _most(cases: Mapping[str, Mapping[str, int]]) -> str:
+    return max(cases, key=lambda case: cases[case]["ours"] / cases[case]["xla"])
 
 
 def _shape(record: Record) -> str:

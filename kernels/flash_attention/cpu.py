@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from jaxdl.kernels.flash_attention import few
+from jaxdl.kernels.flash_attention.blocks import CpuBlocks, on_cpu
 from jaxdl.kernels.flash_attention.spec import (
     EMPTY,
     FAR,
@@ -28,15 +29,14 @@ from jaxdl.kernels.flash_attention.spec import (
     standing,
 )
 
-ROWS, COLUMNS, BANDED = 512, 1024, 512
-"""The most rows and columns of a block, and the most columns where positions hide keys."""
 
-
-def forward(spec: Spec, q: Array, k: Array, v: Array, extras: Extras) -> tuple[Array, Array]:
+def forward(
+    spec: Spec, q: Array, k: Array, v: Array, extras: Extras, blocks: CpuBlocks | None = None
+) -> tuple[Array, Array]:
     """As the reference; softmax by blocks (Milakov and Gimelshein 2018, arXiv:1805.02867)."""
     if few.fits(q, k):
         return few.forward(spec, q, k, v, extras)[:2]
-    work = Work.of(spec, q, k, extras)
+    work = Work.of(spec, q, k, extras, blocks)
 
     def head(at):
         q, k, v, place = at
@@ -58,12 +58,13 @@ def backward(
     lse: Array,
     dy: Array,
     dlse: Array,
+    blocks: CpuBlocks | None = None,
 ) -> tuple[Array, Array, Array, Array | None]:
     """As the reference: the weights once more from `lse` (Dao et al. 2022, arXiv:2205.14135)."""
     if few.fits(q, k):
         weights = few.recalled(spec, q, k, extras, lse)
         return few.backward(spec, wanted_bias, q, k, v, extras, y, weights, dy, dlse)
-    work = Work.of(spec, q, k, extras)
+    work = Work.of(spec, q, k, extras, blocks)
     inner = jnp.einsum("bthv,bthv->bth", dy, y, preferred_element_type=work.kind)
     inner -= dlse.swapaxes(1, 2)
     lse = jnp.where(jnp.isneginf(lse), FAR, lse).swapaxes(1, 2)
@@ -116,11 +117,14 @@ class Work:
     runs: Array | None
 
     @classmethod
-    def of(cls, spec: Spec, q: Array, k: Array, extras: Extras) -> Work:
-        """The blocks of a call."""
+    def of(
+        cls, spec: Spec, q: Array, k: Array, extras: Extras, blocks: CpuBlocks | None = None
+    ) -> Work:
+        """A call in these blocks, or in those of the table."""
+        blocks = blocks or on_cpu(spec.banded, q.shape[-1])
         (batch, time, heads, _), (keys, groups) = q.shape, k.shape[1:3]
-        n, r = _even(time, max(ROWS * groups // heads, 16))
-        m, c = _even(keys, BANDED if spec.banded else COLUMNS)
+        n, r = _even(time, max(blocks.rows * groups // heads, 16))
+        m, c = _even(keys, blocks.columns)
         kind = jnp.promote_types(q.dtype, jnp.float32)
         bias = extras.bias
         if bias is not None:

@@ -15,18 +15,20 @@ Needs:  libtpu (the extra `aot`), no TPU.
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
-import os
-import re
-import subprocess
-import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxdl.kernels import records
+from jaxdl.kernels.absent_tpu import KINDS, AbsentTpu
+from jaxdl.kernels.flash_attention import tpu
+from jaxdl.kernels.flash_attention.blocks import TpuBlocks
+from jaxdl.kernels.flash_attention.spec import Extras, Spec
 
 TARGETS = "v5p:2x2x1", "v6e:2x2"
 HEADS, SIZE = 2, 128
@@ -38,122 +40,74 @@ SIZES = {
     (8192, "backward"): [(1024, 1024, 512), (1024, 1024, 1024)],
 }
 """Splash's blocks of queries, of keys, and of keys at a time; a pair is for two kernels."""
-MODULE = "jaxdl.kernels.flash_attention.cycles"
+PROGRAM = "jaxdl.kernels.flash_attention.cycles:program"
 AS_IS = 2048, "forward"
 """Where splash is also estimated as it is."""
-CYCLES = re.compile(r"estimated_cycles: (\d+)\s+num_equivalent_hlos: (\d+)")
+KERNELS = "flash_|splash_"
 
 
 def main() -> None:
     """Prints a JSON object for each program."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--write", type=Path, help="a result file")
-    parser.add_argument("--only", default="", help="TARGET,LENGTH,DIRECTION, or a beginning of it")
-    parser.add_argument("--one", help=argparse.SUPPRESS)
+    parser.add_argument("--only", default="", help="TARGET,LENGTH,DIRECTION,IMPL, or a beginning")
     given = parser.parse_args()
-    if given.one:
-        print(json.dumps(_cycles(*json.loads(given.one))))
-        return
-    for record in _records(given.only):
-        print(json.dumps(record), flush=True)
-        if given.write:
-            add(given.write, record)
+    with AbsentTpu() as compiler:
+        for record in _records(compiler, given.only):
+            print(json.dumps(record), flush=True)
+            if given.write:
+                records.add(given.write, record)
 
 
-def _records(only: str) -> Iterator[dict[str, Any]]:
+def _records(compiler: AbsentTpu, only: str) -> Iterator[dict[str, Any]]:
     for target in TARGETS:
         for (length, direction), sizes in SIZES.items():
-            if not f"{target},{length},{direction}".startswith(only):
-                continue
             programs = [("ours", None), *(("splash, scheduled", x) for x in sizes)]
             if (length, direction) == AS_IS:
                 programs.append(("splash, as is", sizes[0]))
             for impl, blocks in programs:
-                yield record(target, length, direction, impl, blocks)
+                if not f"{target},{length},{direction},{impl}".startswith(only):
+                    continue
+                given = direction, length, impl, blocks, KINDS[target]
+                yield records.of(
+                    *("flash_attention", f"causal, T {length}, {HEADS} heads of {SIZE}, bfloat16"),
+                    *(target, direction, impl, blocks),
+                    compiler.known(target, PROGRAM, *given, only=KERNELS),
+                )
 
 
-def record(target: str, length: int, direction: str, impl: str, blocks: Any) -> dict[str, Any]:
-    """What is known of one program; None cycles where it fails."""
-    return {
-        "op": "flash_attention",
-        "case": f"causal, T {length}, {HEADS} heads of {SIZE}, bfloat16",
-        **{"target": target, "direction": direction, "impl": impl},
-        "blocks": list(blocks) if blocks else None,
-        "cycles": _in_child((target, length, direction, impl, blocks)),
-        "hardware": "none: compiled for an absent TPU",
-        "versions": {name: version(name) for name in ("jax", "libtpu")},
-        "date": datetime.date.today().isoformat(),
-    }
-
-
-def add(path: Path, record: dict[str, Any]) -> None:
-    """Appends to a file of results, in place of what it says of the same program."""
-    lines = path.read_text().splitlines() if path.exists() else []
-    others = [line for line in lines if _program(json.loads(line)) != _program(record)]
-    path.parent.mkdir(exist_ok=True)
-    path.write_text("\n".join([*others, json.dumps(record)]) + "\n")
-
-
-def _program(record: dict[str, Any]) -> tuple:
-    return tuple(str(record[name]) for name in ("case", "target", "direction", "impl", "blocks"))
-
-
-def _in_child(given: tuple) -> int | None:
-    """The compiler reads the flag once, aborts at operations it cannot time, and runs alone."""
-    with tempfile.TemporaryDirectory() as folder:
-        alone = {
-            **{"JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1"},
-            **{"ALLOW_MULTIPLE_LIBTPU_LOAD": "1", "TPU_WORKER_HOSTNAMES": "localhost"},
-            "TPU_ACCELERATOR_TYPE": "v5litepod-4",
-            "LIBTPU_INIT_ARGS": f"--xla_jf_dump_static_llo_profile_to={folder}",
-        }
-        command = [sys.executable, "-m", MODULE, "--one", json.dumps([folder, *given])]
-        done = subprocess.run(command, env=os.environ | alone, capture_output=True, text=True)
-    if done.returncode:
-        print(done.stderr[-2000:], file=sys.stderr)
-        return None
-    return json.loads(done.stdout.splitlines()[-1])
-
-
-def _cycles(
-    folder: str, target: str, length: int, direction: str, impl: str, blocks: list[int] | None
-) -> int:
-    """Of the kernels of one program."""
-    import jax
-    import jax.numpy as jnp
-    from jax.experimental import topologies
-    from jax.sharding import SingleDeviceSharding
-
-    place = SingleDeviceSharding(topologies.get_topology_desc(target, "tpu").devices[0])
-    x = jax.ShapeDtypeStruct((HEADS, length, SIZE), jnp.bfloat16, sharding=place)
-    lse = jax.ShapeDtypeStruct((HEADS, length), jnp.float32, sharding=place)
-    run = _ours(direction) if blocks is None else _splash(direction, length, blocks, impl)
+def program(
+    direction: str, length: int, impl: str, blocks: list[int] | None, device: str
+) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+    """A function, and its arguments' shapes and dtypes; without blocks it is ours, by the table."""
+    x = jax.ShapeDtypeStruct((HEADS, length, SIZE), jnp.bfloat16)
+    lse = jax.ShapeDtypeStruct((HEADS, length), jnp.float32)
     given = (x, x, x) if direction == "forward" else (x, x, x, x, lse, x)
-    jax.jit(run).lower(*given).compile()
-    kernels = [path for path in Path(folder).iterdir() if re.match("flash_|splash_", path.name)]
-    found = [CYCLES.findall(path.read_text(errors="ignore")) for path in kernels]
-    if not found or not all(found):
-        raise RuntimeError(f"{target} {impl}: the compiler left no cycles for a kernel.")
-    return sum(int(each) * int(count) for one in found for each, count in one)
+    if blocks is None:
+        return ours(direction, SIZE, device, None), given
+    return _splash(direction, length, blocks, impl), given
 
 
-def _ours(direction: str) -> Callable[..., Any]:
-    """Of arrays [H, T, K], as splash takes them."""
-    import jax.numpy as jnp
+def in_blocks(direction: str, length: int, size: int, blocks: dict[str, int]) -> tuple:
+    """The same of ours with heads of any size, in blocks as the table has them."""
+    x = jax.ShapeDtypeStruct((HEADS, length, size), jnp.bfloat16)
+    lse = jax.ShapeDtypeStruct((HEADS, length), jnp.float32)
+    given = (x, x, x) if direction == "forward" else (x, x, x, x, lse, x)
+    return ours(direction, size, "", TpuBlocks(**blocks)), given
 
-    from jaxdl.kernels.flash_attention import tpu
-    from jaxdl.kernels.flash_attention.spec import Extras, Spec
 
-    spec, turned = Spec(SIZE**-0.5, right=0), partial(_turned, (0, 1))
+def ours(direction: str, size: int, device: str, blocks: TpuBlocks | None) -> Callable[..., Any]:
+    """Causal attention of arrays [H, T, K], as splash takes them."""
+    spec, turned = Spec(size**-0.5, right=0, device=device), partial(_turned, (0, 1))
 
     def forward(q, k, v):
-        y, lse = tpu.forward(spec, turned(q), turned(k), turned(v), Extras())
+        y, lse = tpu.forward(spec, turned(q), turned(k), turned(v), Extras(), blocks)
         return y[0].swapaxes(0, 1), lse
 
     def backward(q, k, v, y, lse, dy):
         qkv, rest = map(turned, (q, k, v)), (turned(y), lse[None], turned(dy))
         dlse = jnp.zeros_like(lse[None])
-        *gradients, _ = tpu.backward(spec, False, *qkv, Extras(), *rest, dlse)
+        *gradients, _ = tpu.backward(spec, False, *qkv, Extras(), *rest, dlse, blocks)
         return [dx[0].swapaxes(0, 1) for dx in gradients]
 
     return forward if direction == "forward" else backward
@@ -200,7 +154,6 @@ def scheduled(rows: int, keys: int, h: Any, i: Any, j: Any, *tables: Any, next_i
     """What splash's tables say of a causal mask: the block to fetch, no mask of its own, whether to
     compute, and that positions decide.
     """
-    import jax.numpy as jnp
     from jax import lax
 
     del h, tables

@@ -32,7 +32,7 @@ from jaxdl.kernels.flash_attention.spec import (
     kept,
     standing,
 )
-from jaxdl.kernels.flash_attention.tiles import Tile, tiles_of
+from jaxdl.kernels.flash_attention.tiles import Tile, tile_of
 
 LOG2E = math.log2(math.e)
 
@@ -162,9 +162,7 @@ class Call:
         """The sizes for these arrays."""
         (batch, time, heads, _), (keys, groups) = q.shape, k.shape[1:3]
         size = max(q.shape[-1], v.shape[-1])
-        if tile is None:
-            tiles = tiles_of(spec.device, q.dtype.itemsize)[kernel]
-            tile = tiles[min(n for n in tiles if n >= min(size, max(tiles)))]
+        tile = tile or tile_of(kernel, spec.device, size, q.dtype.itemsize)
         wide = _power(size) * q.dtype.itemsize > WIDE
         return cls(spec, tile, kernel == "dkv", wide, batch, heads, groups, time, keys)
 

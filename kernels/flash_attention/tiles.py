@@ -1,14 +1,17 @@
-"""Which blocks fit a GPU: by its device kind, the kernel and the size of a head.
+"""Which blocks fit a GPU: by its device kind, the kernel and the size of a head (`blocks.json`).
 
 A block must fit the shared memory that one program may have: 227 KiB on the H100 and its kin, 163
 on the A100's, 99 on the smaller ones of both generations (CUDA programming guide, table of compute
-capabilities).
+capabilities). For each four warps it has 64 rows of logits at least, else products are not of the
+Hopper kind, or done twice. Of float32 each operand is held as two numbers of tf32.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
+
+from jaxdl.kernels.blocks import table
+from jaxdl.kernels.flash_attention.blocks import PATH
 
 
 @dataclass(frozen=True)
@@ -21,47 +24,14 @@ class Tile:
     stages: int
 
 
-Tiles = Mapping[str, Mapping[int, Tile]]
-"""By kernel, and by the size of a head as padded."""
-
-LARGE: Tiles = {
-    # 64 rows at least for each four warps, else products are not of the Hopper kind, or done twice.
-    "forward": {64: Tile(128, 64, 4, 3), 128: Tile(128, 128, 8, 2), 256: Tile(128, 64, 8, 2)},
-    "dq": {64: Tile(64, 64, 4, 2), 128: Tile(128, 64, 8, 2), 256: Tile(128, 32, 8, 2)},
-    "dkv": {64: Tile(64, 64, 4, 2), 128: Tile(32, 128, 8, 3), 256: Tile(32, 128, 8, 2)},
-}
-MIDDLE: Tiles = {
-    "forward": {64: Tile(64, 64, 4, 3), 128: Tile(128, 64, 8, 2), 256: Tile(64, 16, 4, 2)},
-    "dq": {64: Tile(64, 64, 4, 2), 128: Tile(64, 64, 8, 2), 256: Tile(64, 32, 8, 1)},
-    "dkv": {64: Tile(32, 64, 4, 2), 128: Tile(32, 64, 4, 2), 256: Tile(32, 64, 4, 2)},
-}
-SMALL: Tiles = {
-    "forward": {64: Tile(64, 64, 4, 2), 128: Tile(64, 64, 4, 2), 256: Tile(64, 16, 4, 2)},
-    "dq": {64: Tile(64, 64, 4, 2), 128: Tile(64, 32, 4, 2), 256: Tile(32, 32, 4, 1)},
-    "dkv": {64: Tile(32, 64, 4, 2), 128: Tile(32, 64, 4, 2), 256: Tile(16, 64, 4, 1)},
-}
-KINDS = {"H100": LARGE, "H200": LARGE, "H20": LARGE, "B200": LARGE} | {
-    "A100": MIDDLE,
-    "A800": MIDDLE,
-    "A30": MIDDLE,
-}
-"""By a part of what JAX calls the device; all others take the small ones."""
+def named(kernel: str, itemsize: int) -> str:
+    """What the table calls a kernel for numbers of so many bytes."""
+    return kernel if itemsize <= 2 else f"{kernel} float32"
 
 
-SINGLE: Tiles = {
-    # Each operand is held as two numbers of tf32.
-    "forward": {64: Tile(64, 32, 4, 1), 128: Tile(64, 16, 4, 1)},
-    "dq": {64: Tile(64, 32, 4, 1), 128: Tile(16, 16, 4, 1)},
-    "dkv": {64: Tile(16, 64, 4, 1), 128: Tile(16, 16, 4, 1)},
-}
-"""Of float32, on all devices."""
-
-
-def tiles_of(device: str, itemsize: int) -> Tiles:
-    """Those of a device kind, such as "NVIDIA H100 80GB HBM3", and of numbers of 2 or 4 bytes."""
-    if itemsize > 2:
-        return SINGLE
-    return next((tiles for name, tiles in KINDS.items() if name in device), SMALL)
+def tile_of(kernel: str, device: str, size: int, itemsize: int) -> Tile:
+    """That of a device kind, such as "NVIDIA H100 80GB HBM3", and of a size of heads."""
+    return Tile(**table(PATH).find("gpu", named(kernel, itemsize), device, size).blocks)
 
 
 def shared_bytes(kernel: str, tile: Tile, size: int, itemsize: int) -> int:

@@ -13,13 +13,10 @@ from jax import Array
 from jax.experimental import pallas as pl
 
 from jaxdl.kernels.flash_attention import cpu
+from jaxdl.kernels.flash_attention.blocks import TpuBlocks, on_tpu
 from jaxdl.kernels.flash_attention.spec import EMPTY, FAR, HIDDEN, Extras, Spec
 from jaxdl.kernels.flash_attention.tpu_blocks import LANES, LOG2E, At, Call, scaled, unit
 
-BLOCKS = {"forward": (1024, 512), "backward": (512, 512)}
-"""Positions of a block here and there (see `tpu_blocks`)."""
-TOGETHER = {"forward": 2, "backward": 2}
-"""Blocks there that are visited at a time."""
 LONGEST = 2**22
 """Elements of the gradient of queries that are in fast memory at once, in float32."""
 
@@ -34,9 +31,12 @@ def refuses(spec: Spec, q: Array, k: Array, extras: Extras, *rest: Any) -> str |
     return None
 
 
-def forward(spec: Spec, q: Array, k: Array, v: Array, extras: Extras) -> tuple[Array, Array]:
-    """As the reference."""
-    call = Call.of(spec, q, k, extras, BLOCKS["forward"], by_keys=False)
+def forward(
+    spec: Spec, q: Array, k: Array, v: Array, extras: Extras, blocks: TpuBlocks | None = None
+) -> tuple[Array, Array]:
+    """As the reference; in these blocks, or in those of the device's table."""
+    blocks = blocks or on_tpu("forward", spec.device, q.shape[-1])
+    call = Call.of(spec, q, k, extras, blocks, by_keys=False)
     given = {"q": call.of_here(scaled(spec, q)), "k": call.of_there(k), "v": call.of_there(v)}
     size, rows, shape = v.shape[-1], call.here.size, (call.batch, call.heads)
     out = {
@@ -65,8 +65,10 @@ def backward(
     lse: Array,
     dy: Array,
     dlse: Array,
+    blocks: TpuBlocks | None = None,
 ) -> tuple[Array, Array, Array, Array | None]:
     """As the reference; the gradient of a bias, as large as the logits, is by blocks of XLA."""
+    blocks = blocks or on_tpu("backward", spec.device, q.shape[-1])
     bias = None
     if wanted_bias:
         bias = cpu.backward(spec, True, q, k, v, extras, y, lse, dy, dlse)[3]
@@ -80,7 +82,7 @@ def backward(
         some = q[:, start:stop], dy[:, start:stop], lse[:, :, start:stop], inner[:, :, start:stop]
         moved, rest = _from(spec, extras, start, stop)
         kind = wanted if rows >= q.shape[1] else jnp.float32
-        parts.append(_gradients(kind, moved, k, v, rest, start, *some))
+        parts.append(_gradients(kind, blocks, moved, k, v, rest, start, *some))
     dq, dk, dv = zip(*parts, strict=True)
     dq = jnp.concatenate(dq, 1) if len(dq) > 1 else dq[0]
     return dq, sum(dk[1:], dk[0]).astype(wanted), sum(dv[1:], dv[0]).astype(wanted), bias
@@ -97,9 +99,11 @@ def _from(spec: Spec, extras: Extras, start: int, stop: int) -> tuple[Spec, Extr
     return dataclasses.replace(spec, offset=spec.offset + start), extras
 
 
-def _gradients(kind, spec, k, v, extras, start, q, dy, lse, inner) -> tuple[Array, Array, Array]:
+def _gradients(
+    kind, blocks, spec, k, v, extras, start, q, dy, lse, inner
+) -> tuple[Array, Array, Array]:
     """Those of q, k, v; of k and v in float32 if heads share them, else in `kind`."""
-    call = Call.of(spec, q, k, extras, BLOCKS["backward"], by_keys=True)
+    call = Call.of(spec, q, k, extras, blocks, by_keys=True)
     given = {
         "q": call.of_there(scaled(spec, q)),
         "dy": call.of_there(dy),
@@ -154,7 +158,7 @@ def _forward(at: At) -> None:
         new = call.dot(at.dropout(block)(weights).astype(v.dtype), v)
         refs.weighted[...] = refs.weighted[...] * _lanes(fade, v.shape[1]) + new
 
-    at.walk(visit, TOGETHER["forward"])
+    at.walk(visit)
 
     @pl.when(at.last)
     def _():
@@ -192,7 +196,7 @@ def _backward(at: At) -> None:
         size = call.there.size
         refs.dq_sum[pl.ds(pl.multiple_of(block * size, size), size)] += call.dot(dlogits, k, (0, 0))
 
-    at.walk(visit, TOGETHER["backward"])
+    at.walk(visit)
 
     @pl.when(at.last)
     def _():

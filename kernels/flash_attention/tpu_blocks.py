@@ -22,6 +22,7 @@ from jax import Array, lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
+from jaxdl.kernels.flash_attention.blocks import TpuBlocks
 from jaxdl.kernels.flash_attention.spec import HIDDEN, Extras, Spec, in_band, kept, standing
 
 LANES = 128
@@ -80,17 +81,18 @@ class Call:
     groups: int
     here: Side
     there: Side
+    together: int
     precise: bool
 
     @classmethod
-    def of(cls, spec: Spec, q: Array, k: Array, extras: Extras, blocks: tuple, by_keys: bool):
-        """The sizes for these arrays, and `blocks` here and there."""
+    def of(cls, spec: Spec, q: Array, k: Array, extras: Extras, blocks: TpuBlocks, by_keys: bool):
+        """The sizes for these arrays."""
         counts = (k.shape[1], q.shape[1]) if by_keys else (q.shape[1], k.shape[1])
         room = TOGETHER // max(q.shape[-1], LANES) // (q.dtype.itemsize // 2)
         room = room if extras.bias is None else min(room, BIASED)
-        here, there = Side.of(counts[0], blocks[0]), Side.of(counts[1], blocks[1], room)
+        here, there = Side.of(counts[0], blocks.here), Side.of(counts[1], blocks.there, room)
         shape = q.shape[0], q.shape[2], k.shape[2], here, there
-        return cls(spec, by_keys, *shape, q.dtype == jnp.float32)
+        return cls(spec, by_keys, *shape, blocks.together, q.dtype == jnp.float32)
 
     @property
     def grid(self) -> tuple[int, int, int, int]:
@@ -257,9 +259,9 @@ class At:
         """Whether this is the last stretch."""
         return self.j == self.call.there.stretches - 1
 
-    def walk(self, visit: Callable[..., None], together: int) -> None:
+    def walk(self, visit: Callable[..., None]) -> None:
         """`visit(block, masked)` for the blocks of this stretch that positions leave, masked where
-        they hide a part; `together` at a time of the others, which the compiler interleaves.
+        they hide a part; several at a time of the others, which the compiler interleaves.
         """
         call, spec = self.call, self.call.spec
         ends = call.reach(self.i, self.offset, call.there.size, call.there.blocks)
@@ -270,7 +272,7 @@ class At:
         before, after = (spec.left, spec.right)[:: -1 if call.by_keys else 1]
         if before is not None:
             _each(low, whole, 1, partial(visit, masked=True))
-        _each(whole, part, together, partial(visit, masked=False))
+        _each(whole, part, call.together, partial(visit, masked=False))
         if after is not None or call.ragged:
             _each(part, high, 1, partial(visit, masked=True))
 

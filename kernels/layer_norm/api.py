@@ -164,6 +164,8 @@ def _run(name: str, results: Kinds, how: How, rows: tuple, weights: tuple) -> tu
 
 def _by_platform(name: str, how: How, rows: tuple, weights: tuple) -> tuple[Array, ...]:
     x, own = rows[0], {"tpu": tpu, "gpu": gpu}
+    summed = name == "forward" and rows[1] is not None
+    asked = how.device, "with residual" if summed else name, how.norm.center
     made = {
         who: partial(getattr(module, name), norm=how.norm, device=how.device)
         for who, module in own.items()
@@ -172,7 +174,7 @@ def _by_platform(name: str, how: How, rows: tuple, weights: tuple) -> tuple[Arra
         "layer_norm" if how.norm.center else "rms_norm",
         f"{x.dtype.name}{list(x.shape)}",
         {**made, "reference": partial(getattr(reference, name), norm=how.norm)},
-        {who: module.refusal(x, how.device) for who, module in own.items()},
+        {who: module.refusal(x, *asked) for who, module in own.items()},
         how.impl,
         *rows,
         *weights,

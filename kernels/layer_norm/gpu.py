@@ -19,22 +19,24 @@ from jax import Array
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 
-from jaxdl.kernels.layer_norm.blocks import GPU, blocks
+from jaxdl.kernels.layer_norm.blocks import GpuBlocks, on_gpu
 from jaxdl.kernels.layer_norm.reference import WEIGHTS, Norm
 
 WIDEST = 2**14
 """Features whose row is spread over the registers of one program without spilling."""
+WIDEST_BACK = 2**13
+"""In the backward pass, which holds two arrays and two sums of them."""
 PROGRAMS = 264
 """Of the backward pass, two for each multiprocessor of an H100 or H200."""
 
 
-def refusal(x: Array, device: str) -> str | None:
+def refusal(x: Array, device: str, name: str, center: bool) -> str | None:
     """Why rows like x [..., D] cannot be normalised here; None where they can."""
-    del device
+    del device, center
     if x.dtype not in (jnp.float32, jnp.bfloat16, jnp.float16):
         return f"it takes float32, bfloat16 and float16, not {x.dtype.name}"
-    if x.shape[-1] > WIDEST:
-        return f"registers hold rows of {WIDEST} features, not of {x.shape[-1]}"
+    if x.shape[-1] > (most := WIDEST_BACK if name == "backward" else WIDEST):
+        return f"registers hold rows of {most} features, not of {x.shape[-1]}"
     return "there are no rows" if x.size == 0 else None
 
 
@@ -46,15 +48,18 @@ def forward(
     norm: Norm,
     device: str = "",
     interpret: Any = False,
+    blocks: GpuBlocks | None = None,
 ) -> tuple[Array, Array]:
-    """As the reference."""
+    """As the reference; in these blocks, or in those of the table."""
+    name = "forward" if residual is None else "with residual"
+    blocks = blocks or on_gpu(name, norm.center, device, x.shape[-1])
     rows = {"x": x} if residual is None else {"x": x, "residual": residual}
     rows = {name: a.reshape(-1, x.shape[-1]) for name, a in rows.items()}
     weights = {"scale": scale} if bias is None else {"scale": scale, "bias": bias}
     out = {"y": jax.ShapeDtypeStruct(rows["x"].shape, norm.dtype)}
     if residual is not None:
         out["h"] = jax.ShapeDtypeStruct(rows["x"].shape, jnp.result_type(x, residual))
-    block = _block(rows["x"].shape, blocks(GPU, device).forward)
+    block = _block(rows["x"].shape, blocks.numbers)
     found = pl.pallas_call(
         partial(_forward_kernel, norm=norm, block=block),
         out_shape=out,
@@ -74,12 +79,14 @@ def backward(
     norm: Norm,
     device: str = "",
     interpret: Any = False,
+    blocks: GpuBlocks | None = None,
 ) -> tuple[Array, ...]:
-    """As the reference."""
+    """As the reference; in these blocks, or in those of the table."""
+    blocks = blocks or on_gpu("backward", norm.center, device, h.shape[-1])
     rows = {"h": h, "dy": dy} if dh is None else {"h": h, "dy": dy, "dh": dh}
     rows = {name: a.reshape(-1, h.shape[-1]) for name, a in rows.items()}
     size, features = rows["h"].shape
-    block = _block((size, features), blocks(GPU, device).backward)
+    block = _block((size, features), blocks.numbers)
     weights = WEIGHTS[norm.center]
     programs = min(pl.cdiv(size, block[0]), PROGRAMS)
     dx = jax.ShapeDtypeStruct((size, features), h.dtype)

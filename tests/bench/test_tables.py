@@ -101,7 +101,7 @@ def test_what_kernels_became_on_an_absent_gpu_is_told_by_the_worst_of_their_feat
 
 def test_cycles_on_a_tpu_stand_beside_the_least_of_splash(tmp_path):
     one = {
-        **{"case": "causal", "target": "v9", "direction": "forward", "blocks": None},
+        **{"op": "flash_attention", "case": "causal", "target": "v9", "direction": "forward"},
         **{"versions": {"libtpu": "7"}, "date": "2026-11-25", "impl": "ours", "cycles": 1200},
     }
     splash = one | {"impl": "splash, scheduled"}
@@ -112,3 +112,17 @@ def test_cycles_on_a_tpu_stand_beside_the_least_of_splash(tmp_path):
     assert "absent (libtpu 7, 2026-11-25)" in told and "any time on a TPU" in told
     assert "| v9 | causal, forward | 1,200 | 2,400 | 0.50 |" in told
     assert "| v8 | causal, forward | 1,200 | not measured |  |" in told
+
+
+def test_cycles_of_normalisation_are_ratios_to_those_of_xla(tmp_path):
+    one = {"op": "layer_norm", "target": "v9", "direction": "forward"}
+    cycles = {"layer, 8 x 128": (50, 100), "rms, 8 x 128": (90, 100), "rms, 8 x 256": (120, 100)}
+    records = [
+        one | {"case": case, "impl": impl, "cycles": count}
+        for case, counts in cycles.items()
+        for impl, count in zip(("ours", "xla"), counts, strict=True)
+    ]
+    write(tmp_path / "tpu.jsonl", records)
+    told = tables.tables(tmp_path)
+    assert "3 programs. In the 1 in which ours takes more, XLA's runs." in told
+    assert "| v9 | forward | 0.50 | 0.90 | 1.20 | rms, 8 x 256 |" in told

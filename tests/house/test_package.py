@@ -88,6 +88,11 @@ def test_the_wheel_holds_the_sets_of_versions_that_doctor_reads(unpacked):
     assert names and {p.name for p in unpacked.glob("jaxdl/constraints/*.txt")} == names
 
 
+def test_the_wheel_holds_the_tables_of_blocks(unpacked):
+    tables = sorted(path.relative_to(ROOT) for path in ROOT.glob("kernels/*/blocks.json"))
+    assert tables and all((unpacked / "jaxdl" / path).exists() for path in tables)
+
+
 def test_the_wheel_holds_the_template_of_reports(unpacked):
     assert {p.name for p in unpacked.glob("jaxdl/report/page.*")} == {
         *("page.css", "page.html", "page.py")

@@ -21,6 +21,7 @@ from jaxdl.kernels.flash_attention import (
     flash_attention,
     seeds_of,
 )
+from jaxdl.kernels.flash_attention.blocks import CpuBlocks
 from jaxdl.parallel import make_mesh, per_shard, scope
 
 EXACT = {"float32": 1e-5, "bfloat16": 2e-2, "float16": 2e-3}
@@ -30,8 +31,8 @@ LENGTHS = st.tuples(st.integers(1, 90), st.integers(1, 90))
 @pytest.fixture(autouse=True)
 def several_small_blocks(monkeypatch):
     # The patch does not reach jit's cache of traces.
-    for name, size in {"ROWS": 32, "COLUMNS": 24, "BANDED": 16}.items():
-        monkeypatch.setattr(cpu, name, size)
+    small = {banded: CpuBlocks(32, 16 if banded else 24) for banded in (False, True)}
+    monkeypatch.setattr(cpu, "on_cpu", lambda banded, size: small[banded])
     monkeypatch.setattr(few, "MOST", 0)
 
 

@@ -28,6 +28,7 @@ from jaxdl.kernels.flash_attention import (
     tpu,
     tpu_blocks,
 )
+from jaxdl.kernels.flash_attention.blocks import TpuBlocks
 from jaxdl.plan import devices
 
 # The cases and the comparison with the reference are those of the CPU's tests.
@@ -44,8 +45,7 @@ CASES, arrays, check, check_halves, everything = (
 def check_on_gpu(case, monkeypatch, check=check):
     monkeypatch.setattr(gpu.pl, "pallas_call", partial(gpu.pl.pallas_call, interpret=True))
     monkeypatch.setattr(gpu, "PRECISE", jax.lax.Precision.HIGHEST)
-    small = {kernel: {64: tiles.Tile(64, 32, 4, 1)} for kernel in tiles.SMALL}
-    monkeypatch.setattr(gpu, "tiles_of", lambda device, itemsize: small)
+    monkeypatch.setattr(gpu, "tile_of", lambda *_: tiles.Tile(64, 32, 4, 1))
     check("gpu", **({"lengths": (70, 53)} | CASES[case]))
 
 
@@ -67,7 +67,7 @@ def test_triton_kernels_put_a_whole_together_from_parts_of_the_keys(case, monkey
 
 
 def check_on_tpu(case, monkeypatch, check=check, **kw):
-    monkeypatch.setattr(tpu, "BLOCKS", dict.fromkeys(tpu.BLOCKS, (128, 128)))
+    monkeypatch.setattr(tpu, "on_tpu", lambda *_: TpuBlocks(128, 128, 2))
     monkeypatch.setattr(tpu_blocks, "TOGETHER", 256 * 128)
     with pltpu.force_tpu_interpret_mode(pltpu.InterpretParams(detect_races=True)):
         check("tpu", **({"lengths": (150, 280), "batch": 1} | CASES[case] | kw))

@@ -1,6 +1,9 @@
 """Layer and RMS normalisation against float64, forward and every gradient, on every platform."""
 
+import json
+import re
 from functools import partial
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -13,8 +16,10 @@ from jax.experimental.pallas import tpu as pltpu
 from jax.sharding import SingleDeviceSharding
 
 from jaxdl.core.errors import InputError
+from jaxdl.kernels.absent_tpu import KINDS
 from jaxdl.kernels.dispatch import recording, strict
 from jaxdl.kernels.layer_norm import gpu, layer_norm, reference, rms_norm, tpu
+from jaxdl.kernels.layer_norm.blocks import GpuBlocks, TpuBlocks, row
 from jaxdl.kernels.layer_norm.reference import Norm
 from jaxdl.nn import LayerNorm
 from jaxdl.parallel import make_mesh, scope, unbox
@@ -116,36 +121,33 @@ def test_it_is_the_layer_norm_of_linen(features):
         close(mine, theirs, 1e-6 if name == "y" else 1e-5, name)
 
 
+# The last block is not full, and the backward pass adds several up.
+WHOLE = TpuBlocks(16 * 128 * 4, 16, 512)
 INTERPRETED = {
     # An interpreter that fills what was not written with NaN, and finds races; and the plain one,
     # which fills what lies beyond an array with NaN.
-    "tpu": (tpu, {"interpret": pltpu.InterpretParams(detect_races=True)}, (40, 128)),
-    "tpu ragged": (tpu, {"interpret": True}, (37, 256)),
-    "gpu ragged": (gpu, {"interpret": True}, (37, 100)),
+    "tpu": (tpu, {"interpret": pltpu.InterpretParams(detect_races=True)}, (40, 128), WHOLE),
+    "tpu ragged": (tpu, {"interpret": True}, (37, 256), WHOLE),
+    "tpu ragged in parts": (tpu, {"interpret": True}, (37, 256), TpuBlocks(32 * 256 * 4, 16, 128)),
+    "gpu ragged": (gpu, {"interpret": True}, (37, 100), GpuBlocks(16 * 128)),
 }
 
 
 @pytest.mark.row("C-032")
 @pytest.mark.parametrize("name", INTERPRETED)
 @pytest.mark.parametrize("center", [True, False], ids=["layer", "rms"])
-def test_a_kernel_is_the_reference_to_the_last_bits(name, center, monkeypatch):
-    module, options, shape = INTERPRETED[name]
+def test_a_kernel_is_the_reference_to_the_last_bits(name, center):
+    module, options, shape, blocks = INTERPRETED[name]
     x, residual, scale, bias, dy, dh = arrays(shape)
-    monkeypatch.setattr(module, "blocks", lambda table, device: Small())
     norm = Norm(1e-5, center, jnp.dtype("bfloat16"))
     residual, bias, dh = (residual, bias, dh) if center else (None, None, None)
     passes = {"forward": (x, residual, scale, bias), "backward": (x, dy, dh, scale)}
     for direction, args in passes.items():
-        found = jax.jit(partial(getattr(module, direction), norm=norm, **options))(*args)
+        run = partial(getattr(module, direction), norm=norm, blocks=blocks, **options)
+        found = jax.jit(run)(*args)
         for mine, theirs in zip(found, getattr(reference, direction)(*args, norm), strict=True):
             assert mine.dtype == theirs.dtype
             close(mine, theirs, 8e-3 if mine.dtype == jnp.bfloat16 else 1e-6)
-
-
-class Small:
-    """Blocks of 16 rows, of which the last is not full and the backward pass adds several up."""
-
-    forward = backward = 16 * 128 * 4
 
 
 def test_infinite_rows_stay_alone():
@@ -242,6 +244,29 @@ def test_what_a_kernel_refuses_falls_back_and_can_be_an_error():
     assert any(c.kernel == "layer_norm" and "float16[2, 8]" in c.shape for c in heard)
 
 
+def test_xla_runs_where_its_program_takes_fewer_cycles():
+    kind, rows = "TPU v6 lite", jnp.ones((16, 8192), "bfloat16")
+    assert re.search("XLA takes .* cycles over 2048 x 8192", tpu.refusal(rows, kind, "forward", 0))
+    assert tpu.refusal(rows, kind, "backward", False) is None
+    assert tpu.refusal(rows, "TPU v5", "forward", False) is None
+
+    def both(x):
+        return jax.value_and_grad(lambda x: rms_norm(x, device=kind).sum())(x)
+
+    text = jax.jit(both).trace(rows).lower(lowering_platforms=("tpu",)).as_text()
+    assert text.count("tpu_custom_call") == 1
+    results = Path(tpu.__file__).parents[1] / "results" / "tpu.jsonl"
+    for told in filter(lambda told: told["op"] == "layer_norm", records_of(results)):
+        norm, shape, _ = told["case"].split(", ")
+        place = told["direction"], norm == "layer", KINDS[told["target"]], int(shape.split()[-1])
+        found = row("tpu", *place).found
+        assert told["cycles"] == found["value" if told["impl"] == "ours" else "peer"]
+
+
+def records_of(path):
+    return map(json.loads, path.read_text().splitlines())
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -282,12 +307,13 @@ def test_it_compiles_for_tpus(target, unkept):
 
 
 @pytest.mark.gpu_aot
-@pytest.mark.parametrize("features", [100, 768, 4096, 2**14])
+@pytest.mark.parametrize("features", [100, 768, 2**13])
 def test_it_compiles_for_hopper_without_spilling(features, unkept):
     from jaxdl.plan import devices
 
     sharding = SingleDeviceSharding(devices("h200:1")[0])
-    given = jax.eval_shape(partial(arrays, (64, features), "bfloat16"))
+    # Several blocks for each program of the backward pass.
+    given = jax.eval_shape(partial(arrays, (4096, features), "bfloat16"))
     given = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding), given)
     options = {"xla_gpu_fail_ptx_compilation_on_register_spilling": True}
     lowered = jax.jit(partial(run, True, True, True)).lower(given)
