@@ -89,10 +89,11 @@ class _Scores:
         self.logits = self._kept(self.capped, jnp.finfo(self.capped.dtype).min)
         top = self.logits.max(-1)
         self.top = lax.pmax(top, axes) if axes else top
-        exps = self._kept(jnp.exp(self.logits - self.top[:, None]), 0)
-        self.log_z = self.top + jnp.log(self.add(exps.sum(-1)))
-        gold = self.add(jnp.where(self.is_gold, self.logits, 0).sum(-1))
-        self.gold = checked(gold, labels, self.weights, loss)
+        # Once: on a CPU exponentials cost more than the memory that keeps them.
+        self.exps = jnp.exp(self.logits - self.top[:, None])
+        self.sum = self.add(self.exps.sum(-1))
+        self.log_z = self.top + jnp.log(self.sum)
+        self.gold = checked(self._gold(labels - first), labels, self.weights, loss)
 
     def rows(self) -> Array:
         """The loss of each row [C]."""
@@ -115,10 +116,17 @@ class _Scores:
         """That of the total by `x w + bias` [C, V]."""
         smoothing = self.loss.smoothing
         slope = 1 + 2 * self.loss.z * self.log_z
-        found = slope[:, None] * jnp.exp(self.logits - self.log_z[:, None])
-        found = found - jnp.where(self.is_gold, 1 - smoothing, 0.0) - smoothing / self.loss.vocab
-        found = self._kept(found, 0) * self.weights[:, None]
+        found = self.exps * (self.weights * slope / self.sum)[:, None]
+        found = found - jnp.where(self.is_gold, (1 - smoothing) * self.weights[:, None], 0)
+        if smoothing:
+            found = found - self._kept(smoothing / self.loss.vocab * self.weights[:, None], 0)
         return found * (1 - jnp.square(self.capped / self.loss.cap)) if self.loss.cap else found
+
+    def _gold(self, labels: Array) -> Array:
+        """The labels' logits, wherever they are; labels count from the first token at hand."""
+        here = (labels >= 0) & (labels < self.logits.shape[1])
+        at = jnp.where(here, labels, 0)[:, None]
+        return self.add(jnp.where(here, jnp.take_along_axis(self.logits, at, 1)[:, 0], 0))
 
     def _kept(self, a: Array, other: Any) -> Array:
         return a if self.known is None else jnp.where(self.known, a, other)
