@@ -3,6 +3,7 @@
 import math
 import re
 from functools import partial
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from jax.sharding import NamedSharding, PartitionSpec, SingleDeviceSharding
 
 from jaxdl.core.errors import InputError
-from jaxdl.kernels.linear_cross_entropy import linear_cross_entropy
+from jaxdl.kernels.linear_cross_entropy import chunked, linear_cross_entropy
 from jaxdl.losses import cross_entropy
 from jaxdl.models.gpt import GPT
 from jaxdl.models.lstm import LSTMLanguageModel
@@ -99,8 +100,14 @@ def check(found, expected, values, tolerance):
     st.booleans(),
     st.sampled_from([None, 1, 5, 8]),
     st.sampled_from([(1,), (21,), (3, 7)]),
+    st.sampled_from([8, 2**20]),
 )
-def test_value_and_every_gradient_are_those_of_float64(options, dtype, tied, rows, lead):
+def test_value_and_every_gradient_are_those_of_float64(options, dtype, tied, rows, lead, tile):
+    with mock.patch.object(chunked, "CPU_TILE", tile):
+        check_sweep(options, dtype, tied, rows, lead)
+
+
+def check_sweep(options, dtype, tied, rows, lead):
     values, labels = arrays(lead, dtype=dtype, tied=tied)
     options = OPTIONS[options]
     found = jax.jit(partial(run, tied=tied, rows=rows, **options))(values, labels)
@@ -169,7 +176,9 @@ def test_it_works_under_vmap_remat_scan_and_twice():
     ids=str,
 )
 @pytest.mark.parametrize("tied", [True, False], ids=["tied", "free"])
-def test_a_vocabulary_over_devices_gives_the_same(sizes, rules, tied):
+def test_a_vocabulary_over_devices_gives_the_same(sizes, rules, tied, monkeypatch):
+    if tied:  # in tiles of 3 tokens
+        monkeypatch.setattr(chunked, "CPU_TILE", 15)
     values, labels = arrays((4, 6), tokens=40, tied=tied)
     mesh = make_mesh(**sizes)
 
