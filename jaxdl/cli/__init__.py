@@ -6,6 +6,8 @@ import errno
 import importlib
 import logging
 import os
+import re
+import select
 import signal
 import sys
 import threading
@@ -32,6 +34,9 @@ COMMANDS = {
 
 PREEMPTIBLE = ("train", "ablate", "sweep")
 """What SIGTERM ends with exit code 75: the same command goes on."""
+
+UNREAD = 141
+"""Exit code where nobody reads what is printed: what a shell tells of SIGPIPE."""
 
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG)
 """What a user mends by making room or choosing another place."""
@@ -68,7 +73,11 @@ def _run(name: str, rest: list[str]) -> int:
 
         command = getattr(importlib.import_module(module), function)
         _log_to_stderr()
-        return tyro.cli(command, args=rest, prog=f"jaxdl {name}") or 0
+        # Of an argument's words tyro would keep the line breaks, and break lines again.
+        command.__doc__ = re.sub(r"\n {12}", " ", command.__doc__ or "")
+        code = tyro.cli(command, args=rest, prog=f"jaxdl {name}") or 0
+        sys.stdout.flush()
+        return code
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(end.code is not None)
     except KeyboardInterrupt:
@@ -77,6 +86,10 @@ def _run(name: str, rest: list[str]) -> int:
         if os.environ.get("JAXDL_TRACEBACK"):
             raise
         return _refuse(str(error))
+    except BrokenPipeError:
+        if not _unread():
+            raise
+        return UNREAD
     except OSError as error:
         if error.errno not in DISK or os.environ.get("JAXDL_TRACEBACK"):
             raise
@@ -103,6 +116,16 @@ def _interruptible(preemptible: bool) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _unread() -> bool:
+    """Whether nobody reads what is printed any more, as after `| head`."""
+    watch, stdout = select.poll(), sys.stdout.fileno()
+    watch.register(stdout, 0)
+    gone = any(event & select.POLLERR for _, event in watch.poll(0))
+    if gone:  # Python flushes once more as it ends
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stdout)
+    return gone
 
 
 def _help() -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 def main(request: dict) -> None:
     """Leaves a run directory; jaxdl is whichever comes first on the path."""
     from jaxdl.core import Stop, load
+    from jaxdl.core.loading import load_file
     from jaxdl.train import fit
 
     class Until:
@@ -21,6 +22,8 @@ def main(request: dict) -> None:
         def close(self):
             pass
 
+    if Path(request["file"]).is_file():
+        load_file(request["file"])  # it may set up jax
     exp = load(request["experiment"])
     fit(exp, Path(request["directory"]), watch=lambda program, run: (Until(),))
 

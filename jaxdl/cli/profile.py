@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import jax
 import rich
 from rich.table import Table
 
@@ -29,8 +31,27 @@ TABLES = {
     "ops": "",
 }
 """What each calls the time that belongs to none."""
-UNITS = {"ms": "{:,.4g} ms", "s": "{:,.4g} s", "mb": "{:,.4g} MB", "share": "{:.1%}"}
-"""How values are shown whose names end so."""
+READABLE = {
+    "step_ms": ("step, its batch at hand", "{:,.4g} ms"),
+    "fed_step_ms": ("step with its input", "{:,.4g} ms"),
+    "input_wait_share": ("  of that waiting for input", "{:.1%}"),
+    "device_idle_share": ("  device idle", "{:.1%}"),
+    "lower_s": ("tracing and lowering", "{:,.3g} s"),
+    "compile_s": ("compiling", "{:,.3g} s"),
+    "compile_share": ("  both, of the whole run", "{:.1%}"),
+    "first_batch_s": ("first batch", "{:,.3g} s"),
+    "gflop_per_step": ("computation of a step", "{:,.4g} GFLOP"),
+    "gflops_per_s": ("  with its batch at hand", "{:,.4g} GFLOP/s"),
+    "argument_mb": ("memory of arguments", "{:,.4g} MB"),
+    "output_mb": ("  of results", "{:,.4g} MB"),
+    "alias_mb": ("  of results in place of arguments", "{:,.4g} MB"),
+    "temp_mb": ("  besides, while it runs", "{:,.4g} MB"),
+    "generated_code_mb": ("  of the program", "{:,.4g} MB"),
+}
+"""How a summary's values are told to a person."""
+TPUS = ("accel*", "vfio/[0-9]*")
+"""How a TPU's devices are called under /dev."""
+CUDA = ("jax_cuda13_plugin", "jax_cuda12_plugin")
 WAITING = 0.1
 """Share of its time from which on a step's waiting for its batch is worth a word."""
 
@@ -61,6 +82,7 @@ def profile(
     if steps < 1:
         raise InputError(f"steps={steps} must be at least 1.")
     experiment, _ = load_experiment(exp, edits)
+    _leave_absent_tpus_alone()
     found = take_profile(build(experiment), out, steps)
     summary = _summary(found)
     if json:
@@ -69,10 +91,8 @@ def profile(
             for row in getattr(found, name):
                 screen.print_json({"table": name, **asdict(row)})
         return 0
-    grid = Table(box=None, show_header=False, pad_edge=False)
-    for name, value in summary.items():
-        grid.add_row(*_readable(name, value))
-    rich.print(grid)
+    _print_summary(summary)
+    rich.print("\nTime per step; what runs at once, on threads or devices, adds up.")
     for name in TABLES:
         _print_rows(name, getattr(found, name))
     if found.input_wait_share > WAITING:
@@ -80,8 +100,18 @@ def profile(
             f"A step waits {found.input_wait_share:.0%} of its time for its batch: let several "
             "processes prepare them (jaxdl train --workers), or make data.train_transform cheaper."
         )
-    rich.print(f"trace in {out}; for https://ui.perfetto.dev take {out / LABELLED}")
+    print(f"\ntrace  {out}\n       {out / LABELLED} for https://ui.perfetto.dev")
     return 0
+
+
+def _leave_absent_tpus_alone() -> None:
+    """Looking for TPUs loads libtpu where it is installed, to compile for absent ones; then its
+    profiler, mostly of another version than jaxlib's, would end this process."""
+    here = any(found for place in TPUS for found in Path("/dev").glob(place))
+    if here or jax.config.jax_platforms or not find_spec("libtpu"):
+        return
+    gpu = Path("/dev/nvidiactl").exists() and any(map(find_spec, CUDA))
+    jax.config.update("jax_platforms", "cuda,cpu" if gpu else "cpu")
 
 
 def _summary(found: Profile) -> dict[str, Any]:
@@ -93,6 +123,15 @@ def _summary(found: Profile) -> dict[str, Any]:
         "gflops_per_s": found.flops / found.step_ms / 1e6,
         **{f"{name}_mb": size for name, size in found.memory_mb.items()},
     }
+
+
+def _print_summary(summary: Mapping[str, float]) -> None:
+    grid = Table(box=None, show_header=False, pad_edge=False)
+    for name, value in summary.items():
+        words, shown = READABLE[name]
+        grid.add_row(words, *shown.format(value).split(" "))
+    grid.columns[1].justify = "right"
+    rich.print(grid)
 
 
 def _print_rows(name: str, rows: list[Row]) -> None:
@@ -112,14 +151,6 @@ def _print_rows(name: str, rows: list[Row]) -> None:
         shown.add_row(label, f"{row.ms:.3f}", f"{100 * row.ms / total:.1f}", *cells)
     rich.print()
     rich.print(shown)
-
-
-def _readable(name: str, value: float) -> tuple[str, str]:
-    """Name and value with its unit."""
-    words, _, unit = name.rpartition("_")
-    if unit in UNITS:
-        return words.replace("_", " "), UNITS[unit].format(value)
-    return name.replace("_", " "), _number(value)
 
 
 def _number(value: float) -> str:

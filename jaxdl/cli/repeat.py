@@ -9,6 +9,7 @@ from jaxdl import report
 from jaxdl.core import Experiment, records
 from jaxdl.core.codec import load
 from jaxdl.core.errors import InputError
+from jaxdl.core.loading import load_file, split_source
 from jaxdl.core.records import Passport
 from jaxdl.report.differences import Difference
 from jaxdl.report.sources import Sources
@@ -21,10 +22,15 @@ log = logging.getLogger("jaxdl")
 def passport_of(run: Path) -> tuple[Experiment, Passport]:
     """The experiment of a run, and its passport.
 
+    The experiment's file is loaded where it is here: it may set up jax, or load more code.
+
     Raises:
         InputError: there is none, or what it names is not here.
     """
     passport = records.read_passport(run)
+    file = split_source(passport.source)[0]
+    if Path(file).is_file():
+        load_file(file)
     try:
         return load(passport.experiment), passport
     except InputError as error:

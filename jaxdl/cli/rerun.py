@@ -12,6 +12,7 @@ from pathlib import Path
 from jaxdl.cli import again
 from jaxdl.core import flags
 from jaxdl.core.errors import InputError
+from jaxdl.core.loading import split_source
 from jaxdl.core.records import Code, Passport, read_code, read_passport, read_records, read_result
 from jaxdl.report.bisect import Outcome, Trial
 from jaxdl.report.differences import IDLE
@@ -46,6 +47,7 @@ class Reruns:
         except InputError as error:
             return Outcome(failed=str(error))
         request = {
+            "file": split_source(self._a.passport.source)[0],
             "experiment": trial.experiment,
             "until": until,
             "directory": str(place / "run"),

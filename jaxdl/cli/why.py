@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import textwrap
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -11,24 +13,30 @@ import tyro
 
 from jaxdl.cli import screen
 from jaxdl.cli.rerun import Reruns
+from jaxdl.core.errors import InputError
+from jaxdl.core.records import read_records
 from jaxdl.report.bisect import Tried, Verdict
 from jaxdl.report.bisect import bisect as run_bisect
 from jaxdl.report.differences import Difference
-from jaxdl.report.parting import Comparison, Parting
 from jaxdl.report.why import Explanation, explain
 
 Run = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
 NARROW = 44
 """Characters that a and b may take together on one line."""
-SHOWN = 3
+INDENT = 15
+"""Columns before what a and b say on lines of their own."""
+SHOWN = 5
 """Metrics of the record in which two runs part."""
 WHEN = {
     "start": "the loss of the first update already, so before any parameter moved",
     "later": "after updates that were the same",
     "evaluation": "all that was recorded of training is the same",
-    "unknown": "in the first record that both have",
+    "unknown": "in the first record that both have, or in an update before it",
 }
-
+CHANCE = (
+    "Nothing that is recorded differs. What is left is chance: operations in no fixed order, a "
+    "library changed in place, or what the code reads without being told."
+)
 EFFECTS = {
     "cause": "gives b's numbers",
     "part": "moves the numbers, but not to b's",
@@ -52,6 +60,8 @@ def why(a: Run, b: Run, bisect: screen.Flag = False, json: screen.Flag = False) 
             cause is named. Packages, data and devices stay those that are here.
         json: print one JSON object.
     """
+    if a.resolve() == b.resolve():
+        raise InputError(f"both are {a}; name two runs.")
     found = explain(a, b)
     if not json:
         print_explanation(found)
@@ -112,44 +122,51 @@ def as_json(found: Explanation) -> dict[str, Any]:
 def print_explanation(found: Explanation) -> None:
     """For a person."""
     print(f"a  {found.a}\nb  {found.b}\n")
-    print(told(found.comparison))
+    print(told(found))
     if found.likely:
         print(f"\n{_heading(found)}")
         _print(found.likely)
     elif found.parting:
-        print(
-            "\nNothing that is recorded differs. What is left is chance: operations in no fixed\n"
-            "order, a library changed in place, or what the code reads without being told."
-        )
+        print("", *_filled(CHANCE), sep="\n")
     else:
-        print("\nThe same in everything recorded.")
+        print(f"\nThe same in everything {'that moves numbers' if found.idle else 'recorded'}.")
     if found.idle:
         print("\nDiffers, and moves no number:")
         _print(_folded(found.idle))
 
 
-def told(comparison: Comparison) -> str:
+def told(found: Explanation) -> str:
     """Where the numbers part, in a few lines."""
-    parting, last = comparison.parting, comparison.last
-    if not comparison.compared and parting is None:
-        return "No record of the one covers the same updates as one of the other."
+    parting, comparison = found.parting, found.comparison
+    if parting is None and comparison.compared:
+        same = f"{comparison.compared} records, to step {comparison.last}"
+        return f"The numbers are the same in {same}."
     if parting is None:
-        return f"The numbers are the same in {comparison.compared} records, to step {last}."
+        runs = {"a": found.a, "b": found.b}
+        empty = " and ".join(name for name, run in runs.items() if not any(read_records(run)))
+        if empty:
+            return f"There are no numbers of {empty}."
+        return "No record of the one covers the same updates as one of the other."
     when = WHEN[parting.when] if set(parting.values) != {"lr"} else "by the rate, before any loss"
-    lines = [f"The numbers part at step {parting.step}: {when}."]
     values = list(parting.values.items())
-    lines += [_value(parting, name, *pair) for name, pair in values[:SHOWN]]
+    rows = [(f"  {parting.split}/{name}", *_numbers(*pair)) for name, pair in values[:SHOWN]]
+    grid = [("", "a", "b", "b - a"), *rows]
+    first, *others = (max(map(len, column)) for column in zip(*grid, strict=True))
+    lines = _filled(f"The numbers part at step {parting.step}: {when}.")
+    for name, *cells in grid:
+        cells = [f"{cell:>{width}}" for cell, width in zip(cells, others, strict=True)]
+        lines.append("  ".join([f"{name:<{first}}", *cells]))
     if len(values) > SHOWN:
         lines.append(f"  and {len(values) - SHOWN} more")
     return "\n".join(lines)
 
 
-def _value(parting: Parting, name: str, a: float, b: float) -> str:
-    return f"  {parting.split}/{name}  {a:.9g}  {b:.9g}  ({b - a:+.2g})"
+def _numbers(a: float, b: float) -> tuple[str, str, str]:
+    return f"{a:.9g}", f"{b:.9g}", f"{b - a:+.2g}"
 
 
 def _heading(found: Explanation) -> str:
-    if found.parting is None:
+    if found.parting is None and found.comparison.compared:
         return "What differs has not moved what was recorded:"
     one = len(found.likely) == 1
     return "What differs:" if one else "What differs, likeliest cause first:"
@@ -170,9 +187,22 @@ def _print(found: Sequence[Difference]) -> None:
     for d in found:
         head = f"  {d.kind:<12} {d.name}"
         if len(d.a) + len(d.b) > NARROW:
-            print(f"{head}\n{'':15}a  {d.a}\n{'':15}b  {d.b}")
+            print(head, *_indented("a", d.a), *_indented("b", d.b), sep="\n")
         else:
             print(f"{head}   {d.a} -> {d.b}" if d.b else f"{head}   {d.a}".rstrip())
+
+
+def _indented(side: str, text: str) -> list[str]:
+    """What one side says, on lines of its own."""
+    before = f"{'':{INDENT}}{side}  "
+    return _filled(text, before) or [before.rstrip()]
+
+
+def _filled(text: str, before: str = "") -> list[str]:
+    """Lines no wider than the screen; `before` begins the first, and the others are below it."""
+    width, after = shutil.get_terminal_size().columns, " " * len(before)
+    indents = {"initial_indent": before, "subsequent_indent": after}
+    return textwrap.wrap(text, width, break_on_hyphens=False, **indents)
 
 
 def _entry(d: Difference) -> dict[str, str]:

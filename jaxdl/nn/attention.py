@@ -23,7 +23,7 @@ def attend(
     k: Array,
     v: Array,
     mask: Array | None = None,
-    drop: Callable | None = None,
+    drop: DropWeights | None = None,
     *,
     causal: bool = False,
     offset: Array | None = None,
@@ -31,16 +31,12 @@ def attend(
     """`softmax(q k^T / sqrt(K)) v` by the attention kernel; logits and softmax in float32.
 
     `mask` is True where a query may look, and `causal` hides the keys that come after it, the first
-    query standing at key `offset` (None: S - T); a query that may look nowhere gets zeros. `drop`
-    acts on the weights: `DropWeights` inside the kernel, while any other callable needs all weights
-    [B, H, T, S] in memory. H / G consecutive heads of queries share one of keys and values (Ainslie
-    et al. 2023, arXiv:2305.13245).
+    query standing at key `offset` (None: S - T); a query that may look nowhere gets zeros. H / G
+    consecutive heads of queries share one of keys and values (Ainslie et al. 2023,
+    arXiv:2305.13245).
 
     Shapes: q [B, T, H, K], k and v [B, S, G, K], mask [1 or B, 1 or H, 1 or T, S] -> [B, T, H, K].
     """
-    if drop is not None and not isinstance(drop, DropWeights):
-        assert offset is None, "with a cache there is no other dropout"
-        return _attend_by_weights(q, k, v, mask, drop, causal)
     here = context()
     if here and here[1]["act_kv"] != here[1]["act_heads"]:
         # Else a device would miss keys for its queries' heads, or have those of others.
@@ -65,34 +61,6 @@ def attend(
         return flash_attention(**options, **static)
 
     return per_shard(attention, names, features)(*arrays)
-
-
-def _attend_by_weights(
-    q: Array, k: Array, v: Array, mask: Array | None, drop: Callable | None, causal: bool
-) -> Array:
-    """As `attend`, with all weights in memory."""
-    (batch, time, heads, size), (keys, groups) = q.shape, k.shape[1:3]
-    if causal:
-        past = causal_mask(time)
-        mask = past if mask is None else mask & past
-    # The heads that share keys are more queries of one head.
-    q = jnp.moveaxis(q.reshape(batch, time, groups, heads // groups, size), 3, 1)
-    q = q.reshape(batch, -1, groups, size)
-    logits = jnp.einsum("bthk,bshk->bhts", q, k, preferred_element_type=jnp.float32)
-    logits = logits.reshape(batch, heads, time, keys) * size**-0.5
-    if mask is not None:
-        # Finite, so that a row without a single key has a gradient.
-        logits = jnp.where(mask, logits, jnp.finfo(logits.dtype).min)
-    weights = jax.nn.softmax(logits)
-    if drop is not None:
-        weights = drop(weights)
-    weights = weights.astype(v.dtype).reshape(batch, groups, -1, keys)
-    y = jnp.einsum("bhts,bshk->bthk", weights, v)
-    y = jnp.moveaxis(y.reshape(batch, heads // groups, time, groups, size), 1, 3)
-    y = y.reshape(batch, time, heads, size)
-    if mask is None:
-        return y
-    return jnp.where(jnp.swapaxes(mask.any(-1, keepdims=True), 1, 2), y, 0.0)
 
 
 def causal_mask(length: int) -> Array:

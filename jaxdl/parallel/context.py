@@ -19,7 +19,7 @@ from jaxdl.core.errors import InputError
 from jaxdl.kernels.flash_attention import DropWeights
 from jaxdl.parallel.placement import Rules, axes_of, over_single, spec
 from jaxdl.parallel.ring import Ring
-from jaxdl.parallel.rules import context, free_axes
+from jaxdl.parallel.rules import context, device_kind, free_axes
 
 WEIGHTS = ("batch", "act_heads", "time", None)
 
@@ -30,7 +30,7 @@ def context_parallel(
     k: Array,
     v: Array,
     mask: Array | None = None,
-    drop: Callable | None = None,
+    drop: DropWeights | None = None,
     *,
     causal: bool = False,
 ) -> Array:
@@ -39,9 +39,10 @@ def context_parallel(
     The rule `context` says how: `ring` passes keys and values round (Liu et al. 2023,
     arXiv:2310.01889), and deals out the positions so that causal work is equal everywhere;
     `all_to_all` gives each device all positions of some heads (Jacobs et al. 2023,
-    arXiv:2309.14509). `drop` falls on the same weights as it does on one device.
+    arXiv:2309.14509). The first runs the attention kernel itself where two devices' positions
+    meet, the second `attend`. `drop` falls on the same weights as it does on one device.
 
-    Shapes: q [B, T, H, K], k and v [B, S, G, K], mask [1 or B, 1 or H, T, S] -> [B, T, H, K].
+    Shapes: q [B, T, H, K], k and v [B, S, G, K], mask [1 or B, 1 or H, 1 or T, S] -> [B, T, H, K].
 
     Raises:
         InputError: the positions or heads do not divide.
@@ -52,23 +53,17 @@ def context_parallel(
     if count == 1:
         return attend(q, k, v, mask, drop, causal=causal)
     mesh, rules = here
+    rate, seeds = (drop.rate, drop.seeds[..., None, None]) if drop else (0.0, None)
     if rules["context"] == "ring":
         _check_positions(q.shape[1], count, causal)
-        local, weights_rules = Ring(axes, count, causal), rules
+        local, weights_rules = Ring(axes, count, causal, rate, device_kind()), rules
     else:
         heads = axes_of(rules["act_heads"])
         _check_heads(q.shape[2] // math.prod(mesh.shape[axis] for axis in heads), count)
-        rate = drop.rate if isinstance(drop, DropWeights) else None
         local = partial(_heads_for_positions, attend, axes, count, causal, rate)
         weights_rules = rules | {"time": None, "act_heads": (*heads, *axes)}
-        if rate is not None:
-            # Every device draws for its heads what one device would: no weights travel.
-            drops = drop.seeds[..., None, None]
-            return _per_shard(local, (q, k, v), (mask, drops), mesh, rules, weights_rules)
-    # Drawn for all weights at once, the bits are those of one device.
-    shape = q.shape[0], q.shape[2], q.shape[1], k.shape[1]
-    keep = None if drop is None else drop(jnp.ones(shape, jnp.float32))
-    return _per_shard(local, (q, k, v), (mask, keep), mesh, rules, weights_rules)
+    # Every device drops for its heads and positions what one device would: no weights travel.
+    return _per_shard(local, (q, k, v), (mask, seeds), mesh, rules, weights_rules)
 
 
 def _per_shard(
@@ -80,7 +75,7 @@ def _per_shard(
     weights_rules: Rules,
 ) -> Array:
     """`local(*features, *weights)` on local blocks; each of `weights` is None, or of all pairs of
-    positions.
+    positions, of which a dimension may be 1.
     """
 
     def of_features(x: Array) -> PartitionSpec:
@@ -99,8 +94,8 @@ def _per_shard(
         local,
         in_specs=tuple(specs),
         out_specs=specs[0],
-        # Over axes that are not named the backward pass would add up equal gradients.
-        axis_names={axis for rule in specs[0] for axis in axes_of(rule)},
+        # All that are free, since a Mosaic kernel is never partitioned automatically.
+        axis_names=free_axes(mesh),
         check_vma=False,
     )(*features, *weights)
 
@@ -110,25 +105,21 @@ def _heads_for_positions(
     axes: tuple[str, ...],
     count: int,
     causal: bool,
-    rate: float | None,
+    rate: float,
     q: Array,
     k: Array,
     v: Array,
     mask: Array | None,
-    drops: Array | None,
+    seeds: Array | None,
 ) -> Array:
     """Attention of a device's positions [B, t, H, K], in between with all positions of H / R.
 
-    `drops` are by what the weights are multiplied [B, H / R, T, S], or for `rate` the seeds of
-    `DropWeights` [B, H / R, 1, 1].
+    `rate` and `seeds` [B, H / R, 1, 1] are those of `DropWeights`.
     """
     repeats = count // math.gcd(k.shape[2], count)
     k, v = (jnp.repeat(x, repeats, axis=2) for x in (k, v))
     q, k, v = (lax.all_to_all(x, axes, 2, 1, tiled=True) for x in (q, k, v))
-    if rate is not None:
-        drop = DropWeights(rate, drops[..., 0, 0])
-    else:
-        drop = None if drops is None else lambda weights: weights * drops
+    drop = None if seeds is None else DropWeights(rate, seeds[..., 0, 0])
     return lax.all_to_all(attend(q, k, v, mask, drop, causal=causal), axes, 1, 2, tiled=True)
 
 

@@ -1,7 +1,9 @@
 """Ring attention (Liu et al. 2023, arXiv:2310.01889), on the devices of a manual mesh axis.
 
-B batch, T queries of a block, S its keys, G heads of keys and values, N heads of queries for each,
-K head size; R devices.
+Every meeting of one device's queries with one device's keys is a call of the attention kernel, so
+that no [T, S] matrix is in memory.
+
+B batch, T queries of a device, S keys, H heads, G heads of keys and values, K head size; R devices.
 """
 
 from __future__ import annotations
@@ -15,45 +17,47 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-LEAST = jnp.finfo(jnp.float32).min
+from jaxdl.kernels.flash_attention import attention_gradients, flash_attention
 
 
 @dataclass(frozen=True)
 class Ring:
     """Attention over the `count` devices along `axes`, each with its own run of T positions.
 
-    Keys and values travel; the results of blocks are put together by their normalisers, in float32.
-    The backward pass is a ring too, so that a device keeps its own share for it and nothing more.
+    Keys and values travel; the results of blocks are put together by their log-sum-exps, in
+    float32, and so are the gradients. The backward pass is a ring too, so that a device keeps its
+    own share for it and nothing more.
 
     Where it is `causal`, device r works on chunks r and 2R - 1 - r of 2R ("zigzag"): all have as
-    much to do in every step, and nobody looks at a block that lies in the future.
+    much to do in every step, and nobody looks at a block that lies in the future. Of the blocks of
+    another device, all queries then see the earlier chunk of keys, or the later chunk of queries
+    sees all; only within a device is there anything to hide.
 
-    Shapes: q [B, T, H, K], k and v [B, T, G, K]; or None: mask, which keys a query may see, and
-    keep, by what its weights are multiplied, [1 or B, 1 or H, T, R T] -> [B, T, H, K].
+    Weights are dropped with the probability `dropout`, the same ones as on one device. `device` is
+    the kind of device, by which kernels choose.
+
+    Shapes: q [B, T, H, K], k and v [B, T, G, K]; or None: mask, which keys a query may see,
+    [1 or B, 1 or H, 1 or T, R T], and the seeds of dropout [B, H, 1, 1] -> [B, T, H, K].
     """
 
     axes: tuple[str, ...]
     count: int
     causal: bool
+    dropout: float = 0.0
+    device: str = ""
 
     def __call__(
-        self, q: Array, k: Array, v: Array, mask: Array | None, keep: Array | None
+        self, q: Array, k: Array, v: Array, mask: Array | None, seeds: Array | None
     ) -> Array:
         """This device's rows."""
-        groups = k.shape[2]
-        grouped = q.reshape(*q.shape[:2], groups, -1, q.shape[3])
-        weights = [_by_group(x, groups) for x in (mask, keep)]
-        deal, collect = (self._deal, self._collect) if self.causal else (_as_is, _as_is)
-        rows = [deal(x, 1) for x in (grouped, k, v)]
-        y = _attention(self, *rows, *(x if x is None else deal(x, 3) for x in weights))
-        y = collect(y, 1).reshape(q.shape)
-        if mask is None:
-            return y
-        if self.causal:
-            first = self._me() * q.shape[1]
-            rows = first + jnp.arange(q.shape[1])[:, None]
-            mask &= (jnp.arange(mask.shape[3])[None] <= rows)[None, None]
-        return jnp.where(mask.any(-1).swapaxes(1, 2)[..., None], y, 0)
+        if seeds is not None:
+            seeds = seeds[..., 0, 0]
+        if not self.causal:
+            return _attention(self, q, k, v, mask, seeds)
+        q, k, v = (self._deal(x, 1) for x in (q, k, v))
+        if mask is not None and mask.shape[2] > 1:
+            mask = self._deal(mask, 2)
+        return self._collect(_attention(self, q, k, v, mask, seeds), 1)
 
     def around(self, visit: Callable, state: Any, k: Array, v: Array) -> Any:
         """Folds `state = visit(state, i, k, v)` over the blocks of the i-th device before this."""
@@ -71,34 +75,57 @@ class Ring:
         """What the device before this holds."""
         return self._moved(tree, [(i + 1) % self.count for i in range(self.count)])
 
-    def own(self, fn: Callable, q: Array, k: Array, v: Array, mask, keep, *rest: Array) -> Any:
+    def own(self, fn: Callable, rows: tuple, *args: Any) -> Any:
         """`fn` on this device's own block."""
-        time, (mask, keep) = q.shape[1], self._columns((mask, keep), self._me())
-        if self.causal:
-            past = jnp.tril(jnp.ones((1, 1, 1, time, time), bool))
-            mask = past if mask is None else mask & past
-        return fn(q, k, v, mask, keep, *rest, start=0, stop=time)
+        return fn(self, rows, *args, self._me(), 0, rows[0].shape[1], causal=self.causal)
 
-    def other(self, fn: Callable, i: Any, q: Array, k: Array, v: Array, mask, keep, *rest) -> Any:
+    def other(self, fn: Callable, i: Any, rows: tuple, *args: Any) -> Any:
         """`fn` on the queries and keys of the i-th device before this that may meet."""
-        time, source = q.shape[1], (self._me() - i) % self.count
-        args = q, k, v, *self._columns((mask, keep), source), *rest
+        time, source = rows[0].shape[1], (self._me() - i) % self.count
         if not self.causal:
-            return fn(*args, start=0, stop=time)
-        early, late = partial(fn, start=0, stop=time // 2), partial(fn, start=time // 2, stop=time)
-        return lax.cond(source < self._me(), early, late, *args)
+            return fn(self, rows, *args, source, 0, time)
 
-    def _columns(self, weights: Any, source: Any) -> Any:
+        def early(*args):
+            return fn(self, *args, source, 0, time // 2)
+
+        def late(*args):
+            return fn(self, *args, source, time // 2, time)
+
+        return lax.cond(source < self._me(), early, late, rows, *args)
+
+    def options(
+        self, mask: Array | None, seeds: Array | None, source: Any, start: int, stop: int, time: int
+    ) -> dict[str, Any]:
+        """How the kernel attends from this device's queries from `start` on to the keys of device
+        `source` before `stop`.
+        """
+        found: dict[str, Any] = {"device": self.device}
+        if mask is not None:
+            seen = mask[:, :, start:] if mask.shape[2] > 1 else mask
+            seen = self._columns(seen, source)[..., :stop]
+            found["bias"] = jnp.where(seen, 0.0, -jnp.inf)
+        if seeds is not None:
+            runs = self._run(self._me(), time, start), self._run(source, time)
+            found |= {"dropout": self.dropout, "seeds": seeds, "runs": jnp.stack(runs)}
+        return found
+
+    def _chunks(self, device: Any) -> tuple[Any, ...]:
+        """Those that a device works on."""
+        return (device, 2 * self.count - 1 - device) if self.causal else (device,)
+
+    def _run(self, device: Any, time: int, start: int = 0) -> Array:
+        """Where the positions of a device from its `start` on lie, for the kernel."""
+        chunks = self._chunks(device)
+        size = time // len(chunks)
+        first, last = chunks[0] * size, chunks[-1] * size
+        return jnp.stack([first + start, jnp.int32(size - start), last])
+
+    def _columns(self, mask: Array, source: Any) -> Array:
         """Those of the keys that device `source` works on."""
-
-        def columns(x):
-            size = x.shape[-2] // 2 if self.causal else x.shape[-2]
-            starts = (source, 2 * self.count - 1 - source) if self.causal else (source,)
-            return jnp.concatenate(
-                [lax.dynamic_slice_in_dim(x, s * size, size, -1) for s in starts], -1
-            )
-
-        return jax.tree.map(columns, weights)
+        chunks = self._chunks(source)
+        size = mask.shape[3] // self.count // len(chunks)
+        cut = partial(lax.dynamic_slice_in_dim, mask, slice_size=size, axis=3)
+        return jnp.concatenate([cut(chunk * size) for chunk in chunks], 3)
 
     def _deal(self, x: Array, axis: int) -> Array:
         """Chunks r and 2R - 1 - r, of the run that is chunks 2r and 2r + 1."""
@@ -130,51 +157,36 @@ class Ring:
         return lax.axis_index(self.axes)
 
 
-def _as_is(x: Array, axis: int) -> Array:
-    del axis
-    return x
-
-
-def _by_group(x: Array | None, groups: int) -> Array | None:
-    """Weights [b, 1 or H, T, S] -> [b, 1 or G, 1 or N, T, S]."""
-    if x is None:
-        return None
-    heads = (1, 1) if x.shape[1] == 1 else (groups, -1)
-    return x.reshape(x.shape[0], *heads, *x.shape[2:])
-
-
 def _inverse(targets: list[int]) -> list[int]:
     return [targets.index(i) for i in range(len(targets))]
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _attention(
-    ring: Ring, q: Array, k: Array, v: Array, mask: Array | None, keep: Array | None
+    ring: Ring, q: Array, k: Array, v: Array, mask: Array | None, seeds: Array | None
 ) -> Array:
-    """Shapes: q [B, T, G, N, K], k and v [B, T, G, K] -> [B, T, G, N, K]."""
-    return _forward(ring, q, k, v, mask, keep)[0]
+    return _forward(ring, q, k, v, mask, seeds)[0]
 
 
-def _forward(ring, q, k, v, mask, keep):
+def _forward(ring, q, k, v, mask, seeds):
     def visit(state, i, k, v):
-        return _joined(state, ring.other(_block, i, q, k, v, mask, keep))
+        return _joined(state, ring.other(_block, i, (q,), k, v, mask, seeds))
 
-    y, norm = ring.around(visit, ring.own(_block, q, k, v, mask, keep), k, v)
+    y, norm = ring.around(visit, ring.own(_block, (q,), k, v, mask, seeds), k, v)
     y = y.astype(q.dtype)
-    return y, (q, k, v, mask, keep, y, norm)
+    return y, (q, k, v, mask, seeds, y, norm)
 
 
 def _backward(ring, kept, dy):
-    q, k, v, mask, keep, y, norm = kept
-    inner = jnp.einsum("btgnk,btgnk->btgn", dy, y, preferred_element_type=jnp.float32)
-    rest = mask, keep, dy, norm, inner
+    q, k, v, mask, seeds, y, norm = kept
+    rows = q, y, norm, dy
 
     def visit(state, i, k, v):
         dq, travelling = state
-        more, of_block = ring.other(_gradients, i, q, k, v, *rest)
+        more, of_block = ring.other(_gradients, i, rows, k, v, mask, seeds)
         return dq + more, jax.tree.map(jnp.add, ring.passed(travelling), of_block)
 
-    dq, travelling = ring.around(visit, ring.own(_gradients, q, k, v, *rest), k, v)
+    dq, travelling = ring.around(visit, ring.own(_gradients, rows, k, v, mask, seeds), k, v)
     dk, dv = ring.passed(travelling)
     return dq.astype(q.dtype), dk.astype(k.dtype), dv.astype(v.dtype), None, None
 
@@ -182,63 +194,38 @@ def _backward(ring, kept, dy):
 _attention.defvjp(_forward, _backward)
 
 
-def _block(q, k, v, mask, keep, *, start: int, stop: int) -> tuple[Array, Array]:
-    """Queries from `start` on over keys before `stop`, as if there were no others, and the
-    logarithm of their normalisers; the queries before get weight 0.
+def _block(ring, rows, k, v, mask, seeds, source, start, stop, causal=False):
+    """Queries from `start` on over keys before `stop`, as if there were no others, and their
+    log-sum-exps; the queries before see nothing.
 
-    Shapes: q [B, T, G, N, K], k and v [B, S, G, K] -> [B, T, G, N, K], [B, T, G, N] f32.
+    Shapes: q [B, T, H, K], k and v [B, T, G, K] -> [B, T, H, K] f32, [B, T, H] f32.
     """
+    (q,) = rows
+    options = ring.options(mask, seeds, source, start, stop, q.shape[1])
     q, k, v = q[:, start:], k[:, :stop], v[:, :stop]
-    mask, keep = _cut((mask, keep), start, stop)
-    logits = _logits(q, k, mask)
-    norm = jax.nn.logsumexp(logits, axis=-1, keepdims=True)
-    weights = jnp.exp(logits - norm)
-    if keep is not None:
-        weights *= keep
-    y = _product("bgnts,bsgk->btgnk", weights.astype(v.dtype), v)
-    return _padded(y, start), _padded(jnp.moveaxis(norm[..., 0], -1, 1), start, LEAST)
+    y, norm = flash_attention(q, k, v, causal=causal, return_lse=True, **options)
+    return _padded(y.astype(norm.dtype), start), _padded(norm.swapaxes(1, 2), start, -jnp.inf)
 
 
 def _joined(left: tuple[Array, Array], right: tuple[Array, Array]) -> tuple[Array, Array]:
     """Results over two sets of keys, as one over both."""
     norm = jnp.logaddexp(left[1], right[1])
-    y = sum(y * jnp.exp(n - norm)[..., None] for y, n in (left, right))
+    finite = jnp.where(jnp.isneginf(norm), 0, norm)
+    y = sum(y * jnp.exp(n - finite)[..., None] for y, n in (left, right))
     return y, norm
 
 
-def _gradients(q, k, v, mask, keep, dy, norm, inner, *, start: int, stop: int):
+def _gradients(ring, rows, k, v, mask, seeds, source, start, stop, causal=False):
     """What the queries from `start` on and the keys before `stop` add to dq, and to (dk, dv), f32.
 
-    `norm` and `inner`, the products of y and dy, are those over all keys.
+    Of the `rows` (q, y, norm, dy), y and the log-sum-exp are those over all keys.
     """
     time = k.shape[1]
-    q, dy, norm, inner = (x[:, start:] for x in (q, dy, norm, inner))
-    k, v = k[:, :stop], v[:, :stop]
-    mask, keep = _cut((mask, keep), start, stop)
-    norm, inner = (jnp.moveaxis(x, 1, -1)[..., None] for x in (norm, inner))
-    weights = jnp.exp(_logits(q, k, mask) - norm)
-    dweights = _product("btgnk,bsgk->bgnts", dy, v)
-    dropped = weights
-    if keep is not None:
-        dropped, dweights = weights * keep, dweights * keep
-    dlogits = (weights * (dweights - inner) * q.shape[-1] ** -0.5).astype(q.dtype)
-    dq = _product("bgnts,bsgk->btgnk", dlogits, k)
-    dk = _product("bgnts,btgnk->bsgk", dlogits, q)
-    dv = _product("bgnts,btgnk->bsgk", dropped.astype(dy.dtype), dy)
-    return _padded(dq, start), tuple(_padded(x, 0, after=time - stop) for x in (dk, dv))
-
-
-def _logits(q: Array, k: Array, mask: Array | None) -> Array:
-    logits = _product("btgnk,bsgk->bgnts", q, k) * q.shape[-1] ** -0.5
-    return logits if mask is None else jnp.where(mask, logits, LEAST)
-
-
-def _product(terms: str, *args: Array) -> Array:
-    return jnp.einsum(terms, *args, preferred_element_type=jnp.float32)
-
-
-def _cut(weights: Any, start: int, stop: int) -> Any:
-    return jax.tree.map(lambda x: x[..., start:, :stop], weights)
+    options = ring.options(mask, seeds, source, start, stop, time)
+    q, y, norm, dy = (x[:, start:] for x in rows)
+    given = q, k[:, :stop], v[:, :stop], y, norm.swapaxes(1, 2), dy
+    dq, *dkv = attention_gradients(*given, causal=causal, **options)
+    return _padded(dq, start), tuple(_padded(x, 0, after=time - stop) for x in dkv)
 
 
 def _padded(x: Array, before: int, value: float = 0.0, *, after: int = 0) -> Array:

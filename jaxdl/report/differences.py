@@ -10,9 +10,9 @@ from jaxdl.core.flags import PREFIXES
 from jaxdl.core.nodes import ABSENT
 from jaxdl.core.records import STAMPED, Code, Passport
 
-Stage = Literal["start", "update", "evaluation", "any", "nothing"]
+Stage = Literal["start", "update", "evaluation", "any", "unused", "nothing"]
 """Where a difference shows first: in the first update's loss, after an update, in evaluation only,
-anywhere, or not in the numbers at all."""
+anywhere, nowhere as far as one can tell, or not in the numbers at all."""
 PART = "jaxdl.core.part:Part"
 
 STAGES: Mapping[str, Stage] = {

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ast
-import difflib
 import shutil
 import tempfile
 import weakref
@@ -66,38 +64,3 @@ class Sources:
             if (known or not revision) and put_back(root, revision, changes, folder):
                 return folder
         return None
-
-
-def same_program(a: bytes | None, b: bytes | None) -> bool:
-    """Whether two Python files differ in comments, docstrings and layout only."""
-    try:
-        return a is not None and b is not None and _bare(a) == _bare(b)
-    except (SyntaxError, ValueError):
-        return False
-
-
-def first_change(a: bytes, b: bytes) -> tuple[int, str, str, int]:
-    """Line number in b of the first change, what it says in a and in b, and how many changes."""
-    left, right = (text.decode(errors="replace").splitlines() for text in (a, b))
-    codes = difflib.SequenceMatcher(None, left, right, autojunk=False).get_opcodes()
-    changes = [code for code in codes if code[0] != "equal"]
-    if not changes:
-        return 1, "", "", 0
-    _, i, to_i, j, to_j = changes[0]
-    return j + 1, _joined(left[i:to_i]), _joined(right[j:to_j]), len(changes)
-
-
-def _joined(lines: list[str]) -> str:
-    shown = [line.strip() for line in lines if line.strip()]
-    return shown[0] + (f" ... ({len(shown)} lines)" if len(shown) > 1 else "") if shown else ""
-
-
-def _bare(content: bytes) -> str:
-    tree = ast.parse(content)
-    for node in ast.walk(tree):
-        body = getattr(node, "body", None)
-        if isinstance(body, list) and body and isinstance(body[0], ast.Expr):
-            value = body[0].value
-            if isinstance(value, ast.Constant) and isinstance(value.value, str):
-                body[0] = ast.Expr(ast.Constant(""))
-    return ast.dump(tree)

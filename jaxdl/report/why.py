@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 from jaxdl.core.nodes import ABSENT
@@ -19,7 +22,8 @@ from jaxdl.core.records import (
 from jaxdl.report import differences as differ
 from jaxdl.report.differences import ORDER, Difference, Stage
 from jaxdl.report.parting import Comparison, Parting, compare
-from jaxdl.report.sources import Sources, first_change, same_program
+from jaxdl.report.programs import ALL, Names, first_change, same_program, used
+from jaxdl.report.sources import Sources
 
 FITS: dict[tuple[str, Stage], int] = {
     ("start", "update"): 2,
@@ -32,6 +36,10 @@ FITS: dict[tuple[str, Stage], int] = {
     ("evaluation", "update"): 2,
 }
 """How badly a difference of that stage explains numbers that part there; 0 where it is not here."""
+UNUSED = 3
+"""How badly code explains them that nothing seems to use: worse than anything else."""
+START = ("fit", "load_experiment", "base", "ABLATIONS")
+"""What training and the experiment's file start with, wherever they are started from."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +108,7 @@ def _by_default(d: Difference, a: Passport, b: Passport, code: list[Difference])
         inner = owner.get(name) if isinstance(owner, dict) else None
         owner = owner[int(name)] if isinstance(owner, list) and int(name) < len(owner) else inner
     file = module.partition(":")[0].replace(".", "/") + ".py"
-    ranks = [c.rank for c in code if c.path[1:] == (file,)]
+    ranks = [c.rank for c in code if c.path[1:] == (file,) and c.stage not in ("nothing", "unused")]
     return replace(d, rank=max(ranks)) if ranks else d
 
 
@@ -110,8 +118,12 @@ def ranked(
     """What can move numbers, likeliest cause of this parting first, and what cannot."""
     when = parting.when if parting else ""
     likely = [d for d in found if d.stage != "nothing"]
-    likely.sort(key=lambda d: (FITS.get((when, d.stage), 0), d.rank, d.kind == "config"))
+    likely.sort(key=lambda d: (_misfit(when, d.stage), d.rank, d.kind == "config"))
     return tuple(likely), tuple(d for d in found if d.stage == "nothing")
+
+
+def _misfit(when: str, stage: Stage) -> int:
+    return UNUSED if stage == "unused" else FITS.get((when, stage), 0)
 
 
 def _of_code(
@@ -125,31 +137,73 @@ def _of_code(
             if d.name in one.code and d.name in two.code:
                 yield replace(d, rank=ORDER["code"])
         return
+    names = _Used(a, b, sources)
     for place in ("jaxdl", "here"):
         left, right = code_a.files.get(place, {}), code_b.files.get(place, {})
         for d in differ.of_mapping("code", left, right):
             ran = (code_a.ran, code_b.ran) if place == "jaxdl" else ()
             idle = bool(ran) and all(r is not None and d.name not in r for r in ran)
-            found = _of_file(place, d, sources)
-            yield replace(found, stage="nothing") if idle else found
+            yield _of_file(place, d, sources, names, idle)
+
+
+class _Used:
+    """Names of definitions that either run may use, found out once they are asked for."""
+
+    def __init__(
+        self,
+        a: tuple[Passport, Code | None],
+        b: tuple[Passport, Code | None],
+        sources: tuple[Sources | None, Sources | None],
+    ):
+        self._sides, self._sources = (a, b), sources
+
+    @cached_property
+    def names(self) -> Names:
+        """All of them where the code cannot be had."""
+        experiments = [passport.experiment for passport, _ in self._sides]
+        start = {*START, *re.findall(r"\w+", json.dumps(experiments))}
+        texts = self._texts()
+        try:
+            return ALL if None in texts.values() else used(filter(None, texts.values()), start)
+        except (SyntaxError, ValueError):
+            return ALL
+
+    def _texts(self) -> dict[tuple[str, str], bytes | None]:
+        """What ran in either run, by name and digest."""
+        texts = {}
+        for (_, code), source in zip(self._sides, self._sources, strict=True):
+            for place, files in code.files.items() if code and source else ():
+                ran = None if code.ran is None or place != "jaxdl" else set(code.ran)
+                for name, digest in files.items():
+                    key = name, digest
+                    if name.endswith(".py") and (ran is None or name in ran) and key not in texts:
+                        texts[key] = source.text(place, name)
+        return texts
 
 
 def _of_file(
-    place: str, found: Difference, sources: tuple[Sources | None, Sources | None]
+    place: str,
+    found: Difference,
+    sources: tuple[Sources | None, Sources | None],
+    code: _Used,
+    idle: bool,
 ) -> Difference:
     """The difference of one file, with its line where both texts can be had."""
     own = place == "jaxdl"
     stage: Stage = "update" if own and found.name.startswith("jaxdl/optim/") else "any"
-    if own and found.name.startswith(tuple(f"jaxdl/{name}/" for name in OUTSIDE)):
+    if idle or (own and found.name.startswith(tuple(f"jaxdl/{name}/" for name in OUTSIDE))):
         stage = "nothing"
     makes_data = not own or found.name.startswith("jaxdl/data/")
     rank = ORDER["code of data" if makes_data else "code"]
     found = replace(found, stage=stage, rank=rank, path=(place, found.name))
-    texts = [source and source.text(place, found.name) for source in sources]
-    if repr(ABSENT) in (found.a, found.b) or None in texts:
+    a, b = (source and source.text(place, found.name) for source in sources)
+    if repr(ABSENT) in (found.a, found.b) or a is None or b is None:
         return found
-    if same_program(texts[0], texts[1]):
+    if same_program(a, b):
         return replace(found, stage="nothing", a="other comments or layout", b="")
-    line, before, after, changes = first_change(texts[0], texts[1])
+    names = ALL if stage == "nothing" else code.names
+    unused = same_program(a, b, names)
+    line, before, after, changes = first_change(a, b, names)
+    name = f"{found.name}:{line}" + " (unused)" * unused
     more = f"  (+{changes - 1} more)" if changes > 1 else ""
-    return replace(found, name=f"{found.name}:{line}", a=before, b=after + more)
+    return replace(found, stage="unused" if unused else stage, name=name, a=before, b=after + more)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -35,6 +36,7 @@ def flash_attention(
     scale: float | None = None,
     dropout: float = 0.0,
     seeds: Array | None = None,
+    runs: Array | None = None,
     return_lse: bool = False,
     device: str = "",
     impl: str | None = None,
@@ -56,6 +58,9 @@ def flash_attention(
         soft_cap: bounds logits to +-soft_cap, by tanh.
         scale: None is 1 / sqrt(K).
         dropout: the probability to drop a weight; `seeds` (see `seeds_of`) and positions decide.
+        runs: for dropout, the positions of queries and of keys that are parts of longer ones, each
+            part one run or two: where the first begins, how long it is, and where the second does.
+            None: both count from 0.
         return_lse: also returns the logarithm of the softmax's denominator, -inf where nothing is
             seen.
         device: device kind, by which sizes of blocks are chosen; "" is that of the surrounding
@@ -63,14 +68,72 @@ def flash_attention(
         impl: forces one of reference, cpu, gpu, tpu; None picks.
 
     Shapes: q [B, T, H, K], k [B, S, G, K], v [B, S, G, V], bias [1 or B, 1 or H, 1 or T, S],
-        q_segments [B, T], kv_segments [B, S], seeds [B, H] uint32 -> [B, T, H, V], and the
-        log-sum-exp [B, H, T] f32.
+        q_segments [B, T], kv_segments [B, S], seeds [B, H] uint32, runs [2, 3] int32 ->
+        [B, T, H, V], and the log-sum-exp [B, H, T] f32.
 
     Raises:
         InputError: shapes or options that do not fit, or an `impl` that cannot run them.
     """
+    spec, extras = _asked(
+        *(q, k, v, causal, offset, window, bias, q_segments, kv_segments),
+        *(soft_cap, scale, dropout, seeds, runs, device),
+    )
+    y, lse = _attention(spec, impl, q, k, v, extras)
+    return (y, lse) if return_lse else y
+
+
+def attention_gradients(
+    q: Array,
+    k: Array,
+    v: Array,
+    y: Array,
+    lse: Array,
+    dy: Array,
+    *,
+    impl: str | None = None,
+    **options: Any,
+) -> tuple[Array, Array, Array]:
+    """What these keys add to the gradients of an attention over more of them, for rings.
+
+    The parts of dq are to be summed, so that all are in float32 (of float64 in it).
+
+    Args:
+        q, k, v: the queries, and some of the keys and values.
+        y, lse, dy: result, log-sum-exp and cotangent over all keys.
+        impl, **options: those of `flash_attention` for these keys, but for `return_lse`; a bias
+            gets no gradient.
+
+    Shapes: as `flash_attention`; y and dy [B, T, H, V], lse [B, H, T] f32 -> dq, dk, dv.
+
+    Raises:
+        InputError: as `flash_attention`.
+    """
+    spec, extras = _asked(q, k, v, **options)
+    given = q, k, v, extras, y, lse, dy, jnp.zeros_like(lse)
+    return _gradients(replace(spec, part=True), impl, False, *given)[:3]
+
+
+def _asked(
+    q: Array,
+    k: Array,
+    v: Array,
+    causal: bool = False,
+    offset: int | Array | None = None,
+    window: int | tuple[int | None, int | None] | None = None,
+    bias: Array | None = None,
+    q_segments: Array | None = None,
+    kv_segments: Array | None = None,
+    soft_cap: float | None = None,
+    scale: float | None = None,
+    dropout: float = 0.0,
+    seeds: Array | None = None,
+    runs: Array | None = None,
+    device: str = "",
+) -> tuple[Spec, Extras]:
+    """The options of `flash_attention`, checked, as implementations take them."""
     _check_shapes(q, k, v)
-    extras = Extras(bias, q_segments, kv_segments, seeds if dropout else None)
+    seeds, runs = (seeds, runs) if dropout else (None, None)
+    extras = Extras(bias, q_segments, kv_segments, seeds, runs=runs)
     _check_extras(q, k, extras, dropout, soft_cap)
     left, right = window if isinstance(window, tuple) else (window, window)
     if causal:
@@ -83,9 +146,7 @@ def flash_attention(
         extras, offset = extras._replace(offset=jnp.asarray(offset, jnp.int32)), None
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     device = device or expected_device().device_kind
-    spec = Spec(scale, left, right, soft_cap, dropout, offset, device)
-    y, lse = _attention(spec, impl, q, k, v, extras)
-    return (y, lse) if return_lse else y
+    return Spec(scale, left, right, soft_cap, dropout, offset, device), extras
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
@@ -139,18 +200,17 @@ def _gradients_backward(
     spec: Spec, impl: str | None, wanted_bias: bool, args: tuple, cotangents: tuple
 ) -> tuple:
     # Gradients of gradients are rare: those of the reference serve everywhere. It makes y and what
-    # was saved anew, so that these pass nothing on.
+    # was saved anew, so that these pass nothing on, unless they are of more keys than it is given.
     del impl
-    q, k, v, extras, y, saved, dy, dlse = args
+    q, k, v, extras, *rest = args
 
-    def again(q, k, v, bias, dy, dlse):
-        changed = extras._replace(bias=bias)
-        return reference.backward(spec, wanted_bias, q, k, v, changed, y, None, dy, dlse)
+    def again(q, k, v, bias, *rest):
+        return reference.backward(spec, wanted_bias, q, k, v, extras._replace(bias=bias), *rest)
 
-    pull = jax.vjp(again, q, k, v, extras.bias, dy, dlse)[1]
+    pull = jax.vjp(again, q, k, v, extras.bias, *rest)[1]
     dq, dk, dv, dbias, *rest = pull(cotangents)
     dextras = jax.tree.map(lambda x: None, extras)._replace(bias=dbias)
-    return dq, dk, dv, dextras, None, jax.tree.map(lambda x: None, saved), *rest
+    return dq, dk, dv, dextras, *rest
 
 
 _gradients.defvjp(_gradients_forward, _gradients_backward)
@@ -223,6 +283,7 @@ def _check_extras(q: Array, k: Array, extras: Extras, dropout: float, cap: float
         "q_segments": [(batch,), (time,)],
         "kv_segments": [(batch,), (keys,)],
         "seeds": [(batch,), (heads,)],
+        "runs": [(2,), (3,)],
     }
     for name, dims in fits.items():
         x = getattr(extras, name)

@@ -26,6 +26,7 @@ from jaxdl.kernels.flash_attention.spec import (
     capped,
     in_band,
     kept,
+    standing,
 )
 
 
@@ -43,7 +44,7 @@ def forward(
 
     y, lse = lax.map(head, (*work.blocks(q, k, v), jnp.arange(work.batch * work.groups)))
     y = work.joined_queries(y).astype(q.dtype)
-    return y, work.joined_queries(lse[..., None])[..., 0].swapaxes(1, 2).astype(jnp.float32)
+    return y, work.joined_queries(lse[..., None])[..., 0].swapaxes(1, 2)
 
 
 def backward(
@@ -61,7 +62,7 @@ def backward(
 ) -> tuple[Array, Array, Array, Array | None]:
     """As the reference: the weights once more from `lse` (Dao et al. 2022, arXiv:2205.14135)."""
     if few.fits(q, k):
-        weights = few.forward(spec, q, k, v, extras)[2]
+        weights = few.recalled(spec, q, k, extras, lse)
         return few.backward(spec, wanted_bias, q, k, v, extras, y, weights, dy, dlse)
     work = Work.of(spec, q, k, extras, blocks)
     inner = jnp.einsum("bthv,bthv->bth", dy, y, preferred_element_type=work.kind)
@@ -84,8 +85,9 @@ def backward(
 
     heads = jnp.arange(work.batch * work.groups)
     bias, (dq, dk, dv) = lax.scan(head, bias, (*work.blocks(q, k, v), *rows, heads))
-    dq = (work.joined_queries(dq) * spec.scale).astype(q.dtype)
-    dk, dv = (work.joined_keys(dx.swapaxes(-1, -2)).astype(k.dtype) for dx in (dk, dv))
+    kind = spec.of_gradient(q.dtype)
+    dq = (work.joined_queries(dq) * spec.scale).astype(kind)
+    dk, dv = (work.joined_keys(dx.swapaxes(-1, -2)).astype(kind) for dx in (dk, dv))
     return dq, dk, dv, None if bias is None else work.joined_bias(bias, extras.bias)
 
 
@@ -112,6 +114,7 @@ class Work:
     kv_segments: Array | None
     seeds: Array | None
     offset: Array | int
+    runs: Array | None
 
     @classmethod
     def of(
@@ -138,7 +141,7 @@ class Work:
         seeds = None if extras.seeds is None else extras.seeds.astype(jnp.int32)
         offset = extras.offset if spec.offset is None else spec.offset
         shape = batch, time, keys, groups, heads // groups, n, r, m, c
-        return cls(spec, kind, *shape, bias, *segments, seeds, offset)
+        return cls(spec, kind, *shape, bias, *segments, seeds, offset, extras.runs)
 
     def blocks(self, q: Array, k: Array, v: Array) -> tuple[Array, Array, Array]:
         """[B G, n, R, K] scaled, [B G, m, C, K] and [B G, m, C, V], all wide."""
@@ -243,7 +246,10 @@ class Work:
         at = place // self.groups, place % self.groups
         seeds = self.seeds.reshape(self.batch, self.groups, self.heads)[at]
         seeds = jnp.repeat(seeds, self.r)[:, None]
-        stays = kept(self.spec.dropout, seeds, self.rows(i), self.columns(j))
+        places = self.rows(i), self.columns(j)
+        if self.runs is not None:
+            places = map(standing, self.runs, places)
+        stays = kept(self.spec.dropout, seeds, *places)
         return jnp.where(stays, jnp.asarray(1 / (1 - self.spec.dropout), self.kind), 0)
 
 

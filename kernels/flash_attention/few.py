@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxdl.kernels.flash_attention.reference import grouped, logits_of, seen_by
-from jaxdl.kernels.flash_attention.spec import EMPTY, HIDDEN, DropWeights, Extras, Spec
+from jaxdl.kernels.flash_attention.spec import EMPTY, FAR, HIDDEN, DropWeights, Extras, Spec
 
 MOST = 2**19
 """So many weights are few."""
@@ -34,21 +34,22 @@ def forward(
     spec: Spec, q: Array, k: Array, v: Array, extras: Extras
 ) -> tuple[Array, Array, Weights]:
     """As the reference, and the weights."""
-    logits, seen = logits_of(spec, q, k, extras), seen_by(spec, q, k, extras)
-    if extras.bias is not None:
-        shown = logits > EMPTY
-        seen = shown if seen is None else seen & shown
-    if seen is not None:
-        logits = jnp.where(seen, logits, HIDDEN)
+    logits = _seen_logits(spec, q, k, extras)
     most = logits.max(-1, keepdims=True)
     weights = jnp.exp(logits - most)
     total = weights.sum(-1, keepdims=True)
     some = most > EMPTY
     weights = weights * jnp.where(some, 1 / total, 0)
     lse = jnp.where(some, most + jnp.log(total), -jnp.inf)[..., 0]
-    left = DropWeights(spec.dropout, extras.seeds)(weights) if spec.dropout else weights
-    y = jnp.einsum("bgnts,bsgv->bgntv", grouped(left, k), v.astype(weights.dtype))
-    return _joined(y).astype(q.dtype), lse.astype(jnp.float32), Weights(weights, left)
+    weights = _dropped(spec, extras, weights)
+    y = jnp.einsum("bgnts,bsgv->bgntv", grouped(weights.left, k), v.astype(weights.left.dtype))
+    return _joined(y).astype(q.dtype), lse, weights
+
+
+def recalled(spec: Spec, q: Array, k: Array, extras: Extras, lse: Array) -> Weights:
+    """The weights of keys to a row of this log-sum-exp, be they all that it sees or a part."""
+    norm = jnp.where(jnp.isneginf(lse), FAR, lse)[..., None]
+    return _dropped(spec, extras, jnp.exp(_seen_logits(spec, q, k, extras) - norm))
 
 
 def backward(
@@ -64,7 +65,7 @@ def backward(
     dlse: Array,
 ) -> tuple[Array, Array, Array, Array | None]:
     """As the reference, from the weights."""
-    kind, like = weights.all.dtype, q.dtype
+    kind, like = weights.all.dtype, spec.of_gradient(q.dtype)
     q, k, v, y, dy = (x.astype(kind) for x in (q, k, v, y, dy))
     dy_heads = dy.reshape(*dy.shape[:2], k.shape[2], -1, dy.shape[-1])
     inner = (dy * y).sum(-1).swapaxes(1, 2) - dlse
@@ -80,6 +81,20 @@ def backward(
     dk = jnp.einsum("bgnts,btgnk->bsgk", dlogits, q.reshape(*dy_heads.shape[:4], q.shape[-1]))
     dq, dk, dv = (x.astype(like) for x in (_joined(dq), dk, dv))
     return dq, dk, dv, dbias
+
+
+def _seen_logits(spec: Spec, q: Array, k: Array, extras: Extras) -> Array:
+    logits, seen = logits_of(spec, q, k, extras), seen_by(spec, q, k, extras)
+    if extras.bias is not None:
+        shown = logits > EMPTY
+        seen = shown if seen is None else seen & shown
+    return logits if seen is None else jnp.where(seen, logits, HIDDEN)
+
+
+def _dropped(spec: Spec, extras: Extras, weights: Array) -> Weights:
+    if not spec.dropout:
+        return Weights(weights, weights)
+    return Weights(weights, DropWeights(spec.dropout, extras.seeds, extras.runs)(weights))
 
 
 def _bias(dlogits: Array, bias: Array) -> Array:

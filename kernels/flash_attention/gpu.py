@@ -22,7 +22,16 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 
 from jaxdl.kernels.flash_attention import cpu
-from jaxdl.kernels.flash_attention.spec import EMPTY, FAR, HIDDEN, Extras, Spec, in_band, kept
+from jaxdl.kernels.flash_attention.spec import (
+    EMPTY,
+    FAR,
+    HIDDEN,
+    Extras,
+    Spec,
+    in_band,
+    kept,
+    standing,
+)
 from jaxdl.kernels.flash_attention.tiles import Tile, tile_of
 
 LOG2E = math.log2(math.e)
@@ -100,7 +109,8 @@ def dq(
     inputs = call.by_queries({"q": q, "dy": dy}) | call.rows(rows)
     inputs |= call.walked_keys({"k": k, "v": v}) | call.extras(extras)
     array, block, place = inputs["q"]
-    outputs = {"dq": (jax.ShapeDtypeStruct(array.shape, q.dtype), block, place)}
+    kind = spec.of_gradient(q.dtype)
+    outputs = {"dq": (jax.ShapeDtypeStruct(array.shape, kind), block, place)}
     (dq,) = call.run(_dq_kernel, inputs, outputs)
     return (dq[:, : call.time, :, : q.shape[-1]],)
 
@@ -119,8 +129,9 @@ def dkv(
     call = Call.of("dkv", spec, q, k, v, tile)
     inputs = call.walked_queries({"q": q, "dy": dy}) | call.walked_rows(rows)
     inputs |= call.by_keys({"k": k, "v": v}) | call.extras(extras)
+    kind = spec.of_gradient(k.dtype)
     outputs = {
-        f"d{name}": (jax.ShapeDtypeStruct(inputs[name][0].shape, k.dtype), *inputs[name][1:])
+        f"d{name}": (jax.ShapeDtypeStruct(inputs[name][0].shape, kind), *inputs[name][1:])
         for name in "kv"
     }
     if call.wide:
@@ -269,6 +280,8 @@ class Call:
         if extras.seeds is not None:
             seeds = extras.seeds.astype(jnp.int32)
             found["seeds"] = seeds, (None, self.heads), lambda b, h, i: (b, 0)
+        if extras.runs is not None:
+            found["runs"] = extras.runs, (2, 3), lambda b, h, i: (0, 0)
         if extras.q_segments is not None:
             ids = {
                 "q_segments": (extras.q_segments, time),
@@ -410,7 +423,11 @@ class Meeting:
         rate = self.call.spec.dropout
         if not rate:
             return x
-        stays = kept(rate, self.refs.seeds[head], *self.positions(i, j))
+        places = self.positions(i, j)
+        if hasattr(self.refs, "runs"):
+            runs = [[self.refs.runs[n, i] for i in range(3)] for n in range(2)]
+            places = map(standing, runs, places)
+        stays = kept(rate, self.refs.seeds[head], *places)
         return jnp.where(stays, x * (1 / (1 - rate)), 0.0)
 
     def gradients(self, q, k, v, dy, lse, inner, head, i, j, masked) -> tuple[Array, Array]:

@@ -38,7 +38,7 @@ def forward(spec: Spec, q: Array, k: Array, v: Array, extras: Extras) -> tuple[A
     weights = weights / jnp.where(some, total, 1)
     lse = jnp.where(some, most + jnp.log(jnp.where(some, total, 1)), -jnp.inf)
     if spec.dropout:
-        weights = DropWeights(spec.dropout, extras.seeds)(weights)
+        weights = DropWeights(spec.dropout, extras.seeds, extras.runs)(weights)
     y = jnp.einsum("bgnts,bsgv->btgnv", grouped(weights, k), v.astype(weights.dtype))
     return y.reshape(*q.shape[:3], v.shape[-1]).astype(q.dtype), lse[..., 0]
 
@@ -56,15 +56,23 @@ def backward(
     dlse: Array,
 ) -> tuple[Array, Array, Array, Array | None]:
     """The cotangents of q, k, v, and of the bias where it is wanted."""
-    del y, lse
+    q, k, v, y, dy = (x.astype(spec.of_gradient(x.dtype)) for x in (q, k, v, y, dy))
 
     def run(q, k, v, bias):
         return forward(spec, q, k, v, extras._replace(bias=bias))
 
     bias = extras.bias
     if wanted_bias:
-        return jax.vjp(run, q, k, v, bias)[1]((dy, dlse))
-    return (*jax.vjp(lambda q, k, v: run(q, k, v, bias), q, k, v)[1]((dy, dlse)), None)
+        (own, norm), pull = jax.vjp(run, q, k, v, bias)
+    else:
+        (own, norm), pull = jax.vjp(lambda q, k, v: run(q, k, v, bias), q, k, v)
+    if spec.part:
+        # The whole is own exp(norm - lse) and the like of other keys.
+        none = jnp.isneginf(norm)
+        share = jnp.where(none, 0, jnp.exp(jnp.where(none, 0, norm - lse)))
+        dlse = share * (dlse + (dy * (own - y)).sum(-1).swapaxes(1, 2))
+        dy = dy * share.swapaxes(1, 2)[..., None]
+    return (*pull((dy, dlse)), *(() if wanted_bias else (None,)))
 
 
 def logits_of(spec: Spec, q: Array, k: Array, extras: Extras) -> Array:

@@ -6,7 +6,7 @@ Both are functions of positions, so that a block computes its own part and none 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +27,8 @@ class Spec:
 
     Logits are `cap(scale q k^T) + bias`, cap(x) = soft_cap tanh(x / soft_cap); a weight is dropped
     with probability `dropout`. `offset` None is dynamic: `Extras.offset`. `device` is the kind of
-    device by which sizes of blocks are chosen.
+    device by which sizes of blocks are chosen. `part` tells the way back that y and the log-sum-exp
+    are over more keys than these, so that gradients are terms of sums, and in float32.
     """
 
     scale: float
@@ -37,11 +38,16 @@ class Spec:
     dropout: float = 0.0
     offset: int | None = 0
     device: str = ""
+    part: bool = False
 
     @property
     def banded(self) -> bool:
         """Whether positions hide anything."""
         return self.left is not None or self.right is not None
+
+    def of_gradient(self, dtype: Any) -> Any:
+        """The dtype of the gradient of an input."""
+        return jnp.promote_types(dtype, jnp.float32) if self.part else dtype
 
     def keys(self, start: int, stop: int, count: int) -> tuple[int, int]:
         """The first of `count` keys that queries start to stop - 1 may see, and the end of them."""
@@ -56,7 +62,7 @@ class Extras(NamedTuple):
     """Optional arrays.
 
     Shapes: bias [1 or B, 1 or H, 1 or T, S], q_segments [B, T] and kv_segments [B, S] int, seeds
-    [B, H] uint32, offset [] int32.
+    [B, H] uint32, offset [] int32, runs [2, 3] int32.
     """
 
     bias: Array | None = None
@@ -64,6 +70,7 @@ class Extras(NamedTuple):
     kv_segments: Array | None = None
     seeds: Array | None = None
     offset: Array | None = None
+    runs: Array | None = None
 
 
 def in_band(spec: Spec, rows: Array, columns: Array) -> Array | None:
@@ -94,6 +101,7 @@ class DropWeights:
 
     rate: float
     seeds: Array
+    runs: Array | None = None
 
     def __call__(self, weights: Array) -> Array:
         """Zeroes some, and scales the others by 1 / (1 - rate): weights [B, H, T, S] -> same."""
@@ -101,9 +109,19 @@ class DropWeights:
             jnp.arange(n, dtype=jnp.int32).reshape(shape)
             for n, shape in zip(weights.shape[2:], ((1, 1, -1, 1), (1, 1, 1, -1)), strict=True)
         )
+        if self.runs is not None:
+            rows, columns = map(standing, self.runs, (rows, columns))
         seeds = self.seeds.astype(jnp.int32)[..., None, None]
         stays = kept(self.rate, seeds, rows, columns)
         return jnp.where(stays, weights / (1 - self.rate), 0)
+
+
+def standing(run: Any, x: Array) -> Array:
+    """Where those stand that `x` counts from 0; of the three numbers of a run, the first is where
+    the first `count` begin, the last where all others do.
+    """
+    first, count, other = run[0], run[1], run[2]
+    return x + jnp.where(x < count, first, other - count)
 
 
 def kept(rate: float, seed: Array, rows: Array, columns: Array) -> Array:

@@ -74,17 +74,18 @@ def backward(
         bias = cpu.backward(spec, True, q, k, v, extras, y, lse, dy, dlse)[3]
     inner = jnp.einsum("bthv,bthv->bht", dy, y, preferred_element_type=jnp.float32) - dlse
     lse = jnp.where(jnp.isneginf(lse), FAR, lse * LOG2E)
+    wanted = spec.of_gradient(k.dtype)
     rows = LONGEST // max(q.shape[-1], LANES)
     parts = []
     for start in range(0, q.shape[1], rows):
         stop = min(start + rows, q.shape[1])
         some = q[:, start:stop], dy[:, start:stop], lse[:, :, start:stop], inner[:, :, start:stop]
         moved, rest = _from(spec, extras, start, stop)
-        kind = k.dtype if rows >= q.shape[1] else jnp.float32
+        kind = wanted if rows >= q.shape[1] else jnp.float32
         parts.append(_gradients(kind, blocks, moved, k, v, rest, start, *some))
     dq, dk, dv = zip(*parts, strict=True)
     dq = jnp.concatenate(dq, 1) if len(dq) > 1 else dq[0]
-    return dq, sum(dk[1:], dk[0]).astype(k.dtype), sum(dv[1:], dv[0]).astype(v.dtype), bias
+    return dq, sum(dk[1:], dk[0]).astype(wanted), sum(dv[1:], dv[0]).astype(wanted), bias
 
 
 def _from(spec: Spec, extras: Extras, start: int, stop: int) -> tuple[Spec, Extras]:
@@ -123,7 +124,8 @@ def _gradients(
         for name, size in sizes.items()
     }
     whole = call.there.padded, q.shape[-1]
-    out["dq"] = (*shape, *whole), q.dtype, (1, 1, *whole), lambda b, h, i, j: (b, h, 0, 0)
+    block, place = (1, 1, *whole), lambda b, h, i, j: (b, h, 0, 0)
+    out["dq"] = (*shape, *whole), spec.of_gradient(q.dtype), block, place
     sums = {f"{name}_sum": (rows, size) for name, size in sizes.items()}
     sums["dq_sum"] = whole
     dk, dv, dq = call.run(_backward, extras, start, given | call.masks(extras), out, sums)

@@ -23,7 +23,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 from jaxdl.kernels.flash_attention.blocks import TpuBlocks
-from jaxdl.kernels.flash_attention.spec import HIDDEN, Extras, Spec, in_band, kept
+from jaxdl.kernels.flash_attention.spec import HIDDEN, Extras, Spec, in_band, kept, standing
 
 LANES = 128
 LOG2E = math.log2(math.e)
@@ -126,9 +126,11 @@ class Call:
         return low, whole, part, jnp.minimum(high, count)
 
     def scalars(self, extras: Extras, start: int) -> tuple[Array, Array]:
-        """Where queries stand, which of all the first is, and the seeds."""
+        """Where queries stand, which of all the first is, the runs, and the seeds."""
         offset = extras.offset if self.spec.offset is None else self.spec.offset
         places = jnp.stack([jnp.asarray(offset, jnp.int32), jnp.asarray(start, jnp.int32)])
+        if extras.runs is not None:
+            places = jnp.concatenate([places, extras.runs.reshape(-1)])
         seeds = places if extras.seeds is None else extras.seeds
         return places, seeds.reshape(-1).astype(jnp.int32)
 
@@ -244,6 +246,8 @@ class At:
         self.call, self.refs = call, refs
         self.b, self.h, self.i, self.j = map(pl.program_id, range(4))
         self.offset, self.start, self.seeds = places[0], places[1], seeds
+        runs = [places[n] for n in range(2, places.shape[0])]
+        self.runs = (runs[:3], runs[3:]) if runs else None
 
     @property
     def first(self) -> Any:
@@ -319,7 +323,10 @@ class At:
             return lambda x: x
         seed = self.seeds[self.b * self.call.heads + self.h]
         queries, keys = self.positions(block)
-        stay = kept(rate, jnp.full_like(keys, seed), queries + self.start, keys)
+        places = queries + self.start, keys
+        if self.runs:
+            places = map(standing, self.runs, places)
+        stay = kept(rate, jnp.full_like(keys, seed), *places)
         return lambda x: jnp.where(stay, x / (1 - rate), 0)
 
 

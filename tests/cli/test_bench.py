@@ -1,7 +1,11 @@
 """`jaxdl bench` and `jaxdl profile`: what they print and refuse."""
 
 import json
+import os
+import subprocess
+import sys
 from dataclasses import replace
+from importlib.util import find_spec
 
 import pytest
 
@@ -68,7 +72,7 @@ def test_profile_prints_every_table_and_json_says_the_same(jaxdl, place):
     assert told.code == 0
     for words in (
         *("phases", "modules", "lines", "kinds", "ops", "MLP/head", "backward"),
-        *("models/mlp.py:", "input wait", "device idle", "compile", "temp"),
+        *("models/mlp.py:", "waiting for input", "device idle", "compiling", "besides", "GFLOP/s"),
     ):
         assert words in told.out
     assert (place / "build" / "profile").is_dir()
@@ -78,6 +82,15 @@ def test_profile_prints_every_table_and_json_says_the_same(jaxdl, place):
     assert {row["table"] for row in rows} == {"phases", "modules", "lines", "kinds", "ops"}
     told = jaxdl("profile", "exp.py", "--steps", "0")
     assert told.code == 2 and "steps=0" in told.words
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not find_spec("libtpu"), reason="pip install 'jaxdl[aot]'")
+def test_profile_outlives_a_libtpu_of_another_version(place):
+    env = {name: value for name, value in os.environ.items() if name != "JAX_PLATFORMS"}
+    argv = ["profile", "exp.py", "--steps", "1", "--json"]
+    done = subprocess.run([sys.executable, "-m", "jaxdl", *argv], env=env, capture_output=True)
+    assert done.returncode == 0 and b"step_ms" in done.stdout, done.stderr.decode()
 
 
 @pytest.mark.slow

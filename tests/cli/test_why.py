@@ -1,7 +1,10 @@
 """`jaxdl train --from` and `jaxdl why`, as a shell would see them."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 
 import pytest
 
@@ -107,16 +110,40 @@ def test_why_names_the_difference_and_where_the_numbers_part(jaxdl, run):
     first["values"]["loss"] += 1
     (twin / "metrics.jsonl").write_text("\n".join([json.dumps(first), *lines[1:]]) + "\n")
     told = jaxdl("why", "run", "twin")
-    assert "part at step 5" in told.out and "(+1)" in told.out
+    assert "part at step 5" in told.out
+    a, b, by = next(line for line in told.out.splitlines() if "train/loss" in line).split()[1:]
+    assert float(b) == pytest.approx(float(a) + 1) and by == "+1"
     assert "seed" in told.out.split("What differs:")[1]
     (found,) = (json.loads(line) for line in jaxdl("why", "run", "twin", "--json").out.splitlines())
     assert found["likely"][0] == {"kind": "seed", "name": "seed", "a": "0", "b": "4"}
     assert found["parting"]["metric"] == "loss" and found["parting"]["step"] == 5
 
 
+def test_why_says_which_run_has_no_numbers(jaxdl, run):
+    twin = shutil.copytree(run, run.parent / "twin")
+    for name in ("metrics.jsonl", "result.json"):
+        (twin / name).unlink()
+    edit(twin, experiment=read_passport(run).experiment | {"seed": 4})
+    told = jaxdl("why", "run", "twin")
+    assert "There are no numbers of b." in told.out and "What differs:" in told.out
+
+
 def test_why_wants_two_runs(jaxdl, run):
     told = jaxdl("why", "run", "elsewhere")
     assert told.code == 2 and "elsewhere is not a run directory" in told.words
+    told = jaxdl("why", "run", "../" + run.parent.name + "/run")
+    assert told.code == 2 and "name two runs" in told.words
+
+
+@pytest.mark.slow
+def test_a_reader_that_goes_away_is_no_fault(run):
+    shutil.copytree(run, run.parent / "twin")
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "jaxdl", "why", "run", "twin"]
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (141, b"")
 
 
 @pytest.mark.slow
@@ -132,7 +159,7 @@ ROLLED = """
 
 class Rolled(Digits):
     def plan(self, split):
-        return lambda seed, e: (e + 1) % 1197
+        return (lambda seed, e: (e + 1) % 1197) if split == "train" else None
 
 
 ABLATIONS["rolled"] = {"data": Rolled(batch=64, eval_batch=120)}

@@ -8,11 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
+from jax import lax
 from jax.sharding import NamedSharding, PartitionSpec
 from jax.test_util import check_grads
 
 from jaxdl.core.errors import InputError
 from jaxdl.kernels.flash_attention import (
+    attention_gradients,
     bench,
     cpu,
     few,
@@ -58,7 +60,7 @@ def arrays(lengths, heads=(2, 1), sizes=(8, 8), dtype="float32", batch=2, **feat
     return found, features
 
 
-def everything(given, static, impl):
+def everything(given, static, impl, of_lse=1):
     """Value, log-sum-exp, and all gradients under cotangents of both."""
     learned = {name: x for name, x in given.items() if jnp.issubdtype(x.dtype, jnp.floating)}
     rest = {name: x for name, x in given.items() if name not in learned}
@@ -68,17 +70,42 @@ def everything(given, static, impl):
 
     (y, lse), pull = jax.vjp(run, learned)
     dy, dlse = (jnp.cos(jnp.arange(x.size)).reshape(x.shape).astype(x.dtype) for x in (y, lse))
-    return {"y": y, "lse": lse, **pull((dy, jnp.where(jnp.isneginf(lse), 0, dlse)))[0]}
+    return {"y": y, "lse": lse, **pull((dy, jnp.where(jnp.isneginf(lse), 0, of_lse * dlse)))[0]}
 
 
-def expected(given, static):
+def of_halves(given, static, impl):
+    """Value, log-sum-exp and gradients of q, k, v, from two parts of the keys."""
+    q, keys = given["q"], given["k"].shape[1]
+    along = {"k": 1, "v": 1, "bias": 3, "kv_segments": 1}
+
+    def part(start, stop):
+        cut = partial(lax.slice_in_dim, start_index=start, limit_index=stop)
+        some = {n: cut(given[n], axis=along[n]) for n in along.keys() & given.keys()}
+        runs = jnp.array([[0, q.shape[1], 0], [start, stop - start, 0]])
+        offset = static.get("offset", keys - q.shape[1]) - start
+        return given | some | static | {"offset": offset, "runs": runs, "impl": impl}
+
+    parts = part(0, keys // 2 + 1), part(keys // 2 + 1, keys)
+    values, norms = zip(*(flash_attention(**x, return_lse=True) for x in parts), strict=True)
+    lse = jnp.logaddexp(*norms)
+    shares = [jnp.exp(x - jnp.where(jnp.isneginf(lse), 0, lse)).swapaxes(1, 2) for x in norms]
+    y = sum(x * share[..., None] for x, share in zip(values, shares, strict=True)).astype(q.dtype)
+    dy = jnp.cos(jnp.arange(y.size)).reshape(y.shape).astype(y.dtype)
+    grads = [attention_gradients(**x, y=y, lse=lse, dy=dy) for x in parts]
+    (dq, *first), (more, *second) = grads
+    assert {x.dtype for x in jax.tree.leaves(grads)} == {jnp.dtype("float32")}
+    dk, dv = (jnp.concatenate(pair, 1) for pair in zip(first, second, strict=True))
+    return {"y": y, "lse": lse, "q": dq + more, "k": dk, "v": dv}
+
+
+def expected(given, static, of_lse=1):
     """The reference's everything, computed in float64."""
     with jax.enable_x64(True):
         wide = {
             name: x.astype("float64") if jnp.issubdtype(x.dtype, jnp.floating) else x
             for name, x in given.items()
         }
-        found = jax.jit(partial(everything, static=static, impl="reference"))(wide)
+        found = jax.jit(partial(everything, static=static, impl="reference", of_lse=of_lse))(wide)
         return {name: np.asarray(x) for name, x in found.items()}
 
 
@@ -97,6 +124,14 @@ def check(impl="cpu", dtype="float32", **kw):
     assert_same(found, expected(given, static), EXACT[dtype])
 
 
+def check_halves(impl="cpu", dtype="float32", **kw):
+    given, static = arrays(dtype=dtype, **kw)
+    jax.clear_caches()
+    found = jax.jit(partial(of_halves, static=static, impl=impl))(given)
+    assert_same(found, expected(given, static, of_lse=0), EXACT[dtype])
+
+
+RUNS = np.array([[9, 20, 300], [500, 30, 2]], np.int32)
 CASES = {
     "plain": {},
     "causal": {"causal": True},
@@ -109,6 +144,7 @@ CASES = {
     "bias of heads": {"bias": (True, False, False)},
     "bias of padding": {"bias": (False, True, True), "causal": True},
     "dropout": {"dropout": 0.3, "heads": (4, 2)},
+    "dropout by other positions": {"dropout": 0.3, "runs": RUNS, "causal": True},
     "scale and sizes": {"scale": 0.3, "sizes": (7, 5), "heads": (3, 3)},
 }
 
@@ -123,6 +159,36 @@ def test_blocks_are_the_reference_in_float64(case):
 def test_few_weights_are_kept_and_are_the_reference_in_float64(case, monkeypatch):
     monkeypatch.undo()
     check(**({"lengths": (37, 53)} | CASES[case]))
+
+
+HALVES = ["causal, one head of keys for all", "bias of padding", "segments"]
+HALVES += ["causal, rows that see nothing"]
+HALVES = ["dropout", *(pytest.param(case, marks=pytest.mark.slow) for case in HALVES)]
+
+
+@pytest.mark.parametrize("most", [0, 2**19])
+@pytest.mark.parametrize("case", HALVES)
+def test_parts_of_the_keys_make_up_the_whole(case, most, monkeypatch):
+    monkeypatch.setattr(few, "MOST", most)
+    check_halves(**({"lengths": (37, 53)} | CASES[case]))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("most", [0, 2**19])
+def test_double_precision_stays_it(most, monkeypatch):
+    monkeypatch.setattr(few, "MOST", most)
+    given, static = arrays((37, 53), causal=True, heads=(4, 2))
+    jax.clear_caches()
+    with jax.enable_x64(True):
+        wide = {name: x.astype("float64") for name, x in given.items()}
+        found = jax.jit(partial(everything, static=static, impl=None))(wide)
+        assert_same(found, expected(given, static), 1e-12)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("impl", ["cpu", "reference"])
+def test_parts_in_half_precision_are_summed_in_float32(impl):
+    check_halves(impl, lengths=(70, 70), causal=True, dtype="bfloat16", heads=(4, 2))
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])

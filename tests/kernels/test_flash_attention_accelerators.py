@@ -37,12 +37,12 @@ _spec = importlib.util.spec_from_file_location(
 )
 attention = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(attention)
-CASES, arrays, check, everything = (
-    getattr(attention, name) for name in ("CASES", "arrays", "check", "everything")
+CASES, arrays, check, check_halves, everything = (
+    getattr(attention, name) for name in ("CASES", "arrays", "check", "check_halves", "everything")
 )
 
 
-def check_on_gpu(case, monkeypatch):
+def check_on_gpu(case, monkeypatch, check=check):
     monkeypatch.setattr(gpu.pl, "pallas_call", partial(gpu.pl.pallas_call, interpret=True))
     monkeypatch.setattr(gpu, "PRECISE", jax.lax.Precision.HIGHEST)
     monkeypatch.setattr(gpu, "tile_of", lambda *_: tiles.Tile(64, 32, 4, 1))
@@ -60,7 +60,13 @@ def test_every_triton_feature_is_the_reference_in_interpret_mode(case, monkeypat
     check_on_gpu(case, monkeypatch)
 
 
-def check_on_tpu(case, monkeypatch, **kw):
+@pytest.mark.slow
+@pytest.mark.parametrize("case", ["causal, one head of keys for all", "dropout"])
+def test_triton_kernels_put_a_whole_together_from_parts_of_the_keys(case, monkeypatch):
+    check_on_gpu(case, monkeypatch, check_halves)
+
+
+def check_on_tpu(case, monkeypatch, check=check, **kw):
     monkeypatch.setattr(tpu, "on_tpu", lambda *_: TpuBlocks(128, 128, 2))
     monkeypatch.setattr(tpu_blocks, "TOGETHER", 256 * 128)
     with pltpu.force_tpu_interpret_mode(pltpu.InterpretParams(detect_races=True)):
@@ -79,6 +85,34 @@ def test_every_mosaic_feature_is_the_reference_in_interpret_mode(case, monkeypat
     check_on_tpu(case, monkeypatch, lengths=lengths)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("case", ["causal, one head of keys for all", "dropout"])
+def test_mosaic_kernels_put_a_whole_together_from_parts_of_the_keys(case, monkeypatch):
+    check_on_tpu(case, monkeypatch, check_halves)
+
+
+IN_PARTS = {
+    "grouped heads": {"causal": True, "heads": (4, 2)},
+    "window": {"window": (90, 20), "soft_cap": 1.5},
+    "segments": {"segments": True, "causal": True},
+    "dropout": {"dropout": 0.3},
+    "dropout by other positions": {"dropout": 0.3, "runs": attention.RUNS},
+    "bias": {"bias": (False, True, False)},
+    "bfloat16": {"causal": True, "heads": (2, 1), "dtype": "bfloat16"},
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", IN_PARTS)
+def test_gradients_of_long_queries_in_parts_are_the_reference(case, monkeypatch):
+    """The most elements of queries at once are lowered, so that 280 take three parts."""
+    monkeypatch.setattr(tpu, "LONGEST", 128 * 128)
+    parts, gradients = [], tpu._gradients
+    monkeypatch.setattr(tpu, "_gradients", lambda *a: parts.append(a[-5]) or gradients(*a))
+    check_on_tpu("plain", monkeypatch, lengths=(280, 150), **IN_PARTS[case])
+    assert parts == [0, 128, 256]
+
+
 @pytest.mark.row("C-033")
 @pytest.mark.parametrize(
     ("platform", "call", "count"), [("cuda", "triton", 3), ("tpu", "tpu_custom_call", 2)]
@@ -88,6 +122,7 @@ def test_all_features_lower_for_accelerators_without_one(platform, call, count):
     given = {n: x.astype("bfloat16") if n in "qkv" else x for n, x in given.items()}
     given["seeds"] = seeds_of(jax.random.key(0), 2, 4)
     static |= {"causal": True, "window": 70, "soft_cap": 20.0, "dropout": 0.1}
+    static |= {"runs": attention.RUNS}
     run = jax.jit(partial(everything, static=static, impl=None))
     text = run.trace(given).lower(lowering_platforms=(platform,)).as_text()
     assert len(re.findall(rf"custom_call @\S*{call}", text)) == count

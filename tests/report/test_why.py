@@ -159,6 +159,25 @@ def test_a_default_that_code_changed_comes_after_that_code():
     assert [d.kind for d in ranked(found, None)[0]] == ["config", "code"]
 
 
+def test_code_that_nothing_uses_comes_last_and_is_not_the_line_shown(lab):
+    beside = "\n\ndef nobody_calls_it():\n    return 1\n"
+    (lab / "exp.py").write_text(
+        EXPERIMENT.replace("SCALE = os", "NOBODY_READS_IT = 1\nSCALE = os") + beside
+    )
+    a = recorded("a")
+    changed = EXPERIMENT.replace("SCALE = os", "NOBODY_READS_IT = 2\nSCALE = os")
+    (lab / "exp.py").write_text(changed + beside.replace("1", "2"))
+    b = recorded("b", {"task.smoothing": 0.1, "ema": 0.5}, (4.0, 9.0))
+    assert named(explain(a, b)) == [
+        "config task.smoothing",
+        "config ema",
+        "code exp.py:11 (unused)",
+    ]
+    (lab / "exp.py").write_text(changed.replace("(e + 1)", "(e + 2)") + beside)
+    (found,) = explain(a, recorded("c")).likely
+    assert found.name == "exp.py:17" and "(e + 2)" in found.b
+
+
 def test_code_that_neither_run_imports_is_no_cause():
     passports = [read_passport_of("jax.nn:relu")] * 2
     names = ("jaxdl/models/vit.py", "jaxdl/models/mlp.py", "jaxdl/models/gpt.py")

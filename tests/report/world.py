@@ -21,12 +21,15 @@ import numpy as np
 from PIL import Image
 
 from jaxdl.core import Experiment
-from jaxdl.data import ArraySource, Crop, Digits, ImageFolder, Scale, Splits
+from jaxdl.core.loading import load_file
+from jaxdl.data import ArraySource, Crop, Digits, Flip, ImageFolder, Scale, Splits
 from jaxdl.models.mlp import MLP
-from jaxdl.optim import AdamW, Constant
+from jaxdl.optim import SGD, AdamW, Constant, Cosine
 from jaxdl.tasks import Classification
-from jaxdl.train import Evaluate, Log, Save
+from jaxdl.train import Evaluate, Log
 
+helper = load_file(__file__.replace("exp.py", "helper.py"))
+NOISE = np.random.default_rng(11).normal(size=(80, 8, 8)).astype(np.float32)
 FIRST = 0
 SCALE = float(os.environ.get("MY_SCALE", "1"))
 
@@ -47,6 +50,18 @@ class Table(Splits):
         return lambda seed, e: (e + FIRST) % 80
 
 
+@dataclass(frozen=True)
+class Noisy(Splits):
+    batch: int = 16
+
+    def train(self):
+        x = helper.shrink(np.load("table.npy") + NOISE)
+        return ArraySource({"image": x, "label": np.arange(len(x)) % 10})
+
+    def transform(self, split):
+        return helper.TRANSFORM
+
+
 def base():
     return Experiment(
         model=MLP(widths=(16,), classes=10),
@@ -62,7 +77,32 @@ def base():
 ABLATIONS = {
     "table": {"data": Table(), "hooks": (Log(every=1),)},
     "folder": {"data": ImageFolder("images", size=6, batch=16)},
+    "noisy": {"data": Noisy(), "hooks": (Log(every=1),), "optim": SGD(peak_lr=0.02)},
+    "drop": {"model.dropout": 0.3, "optim": AdamW(peak_lr=3e-3, schedule=Cosine(warmup=2))},
 }
+"""
+HELPER = """
+import os
+
+import numpy as np
+from PIL import Image
+
+from jaxdl.data import Normalize
+
+SIDE = int(os.environ.get("IMAGE_SIDE", "6"))
+TRANSFORM = Normalize(5.0, 4.0)
+
+
+def shrink(images):
+    return np.stack([one(image) for image in images])[..., None]
+
+
+def one(image):
+    return np.asarray(Image.fromarray(image).resize((SIDE, SIDE), Image.Resampling.BILINEAR))
+
+
+def nobody_calls_it(x):
+    return x + 1
 """
 TRAIN = """
 import sys
@@ -96,18 +136,18 @@ class World:
     def run(self, name: str, variant: str, *edits: str, path: str = "", **env: str) -> Path:
         """Trains in a process of its own and returns the run's directory."""
         run = self.top / "runs" / name
+        done = self.python("-c", TRAIN, f"exp.py:{variant}", run, *edits, path=path, **env)
+        assert done.returncode == 0, done.stderr
+        return run
+
+    def python(self, *argv, path: str = "", **env: str) -> subprocess.CompletedProcess:
+        """Runs Python in the lab, with the copy of jaxdl, and first of all what is in `path`."""
         paths = [*filter(None, [path]), str(self.tree)]
         more = {"PYTHONPATH": os.pathsep.join(paths), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
         more["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
-        done = subprocess.run(
-            [sys.executable, "-P", "-c", TRAIN, f"exp.py:{variant}", run, *edits],
-            cwd=self.lab,
-            env=os.environ | more | env,
-            capture_output=True,
-            text=True,
-        )
-        assert done.returncode == 0, done.stderr
-        return run
+        command = [sys.executable, "-P", *map(str, argv)]
+        env = os.environ | more | env
+        return subprocess.run(command, cwd=self.lab, env=env, capture_output=True, text=True)
 
     def base(self, variant: str) -> Path:
         """The run in which nothing is planted."""
@@ -125,6 +165,7 @@ def make(top: Path) -> World:
     (world.tree / "jaxdl" / "kernels").symlink_to("../kernels")
     world.lab.mkdir()
     (world.lab / "exp.py").write_text(EXPERIMENT)
+    (world.lab / "helper.py").write_text(HELPER)
     (world.lab / "beside.py").write_text("OTHER = 1\n")
     digits = load_digits()
     np.save(world.lab / "table.npy", digits.images[:80].astype(np.uint8))
@@ -168,3 +209,18 @@ def package(top: Path, name: str, version: str | None, file: str, old: str, new:
         (to / "METADATA").write_text(re.sub(r"(?m)^Version: .*$", f"Version: {version}", told))
     edit(place / name / file, old, new)
     return place
+
+
+def other_optax(world: World, version: str | None) -> Path:
+    """A folder with an edited optax, under this version."""
+    term = "(jnp.sqrt(v + eps_root) + eps)"
+    edited = "_src/transform.py", term, term[:-1] + " + 1e-3)"
+    return package(world.top, "optax", version, *edited)
+
+
+def other_pixel(world: World, name: str = "train/0/000.png") -> None:
+    """Flips one bit of one image."""
+    path = world.lab / "images" / name
+    pixels = np.array(Image.open(path))
+    pixels[3, 3] ^= 64  # a lower bit may be lost as the image is made smaller
+    Image.fromarray(pixels).save(path, "png")
