@@ -22,8 +22,8 @@ from jaxdl.kernels.absent_tpu import AbsentTpu, NoCycles
 
 MEBI, KIBI = 2**20, 2**10
 FAST = {
-    # Vector memory of a core: jax 0.10.2, `jax.experimental.pallas.tpu.get_tpu_info`. Of it a kernel
-    # that asks for no more gets 16 MiB, on a v6e 32 (libtpu 0.0.52 says so when they overflow).
+    # Vector memory of a core: jax 0.10.2, `jax.experimental.pallas.tpu.get_tpu_info`. A kernel that
+    # asks for no more gets 16 MiB of it, on a v6e 32 (libtpu 0.0.52 says so as it overflows).
     "TPU v4": 16 * MEBI,
     "TPU v5 lite": 128 * MEBI,
     "TPU v5": 64 * MEBI,
