@@ -51,7 +51,9 @@ def _logits(arrays: int, blocks: Blocks) -> int:
 
 
 def _gpu(device: str, kernel: str, size: int) -> Case:
-    """With the features that take most registers. Keys lie along the rows of dkv's logits, queries along those of the others."""
+    """With the features that take most registers. Logits lie [keys, queries] in dkv, else
+    [queries, keys].
+    """
     some = [
         {"r": r, "c": c, "warps": rows // 16, "stages": stages}
         for rows, columns, stages in product((64, 128), (64, 32, 128), (2, 3, 1))
