@@ -24,6 +24,7 @@ from typing import Any
 from jaxdl.core.errors import InputError
 
 CYCLES = re.compile(r"estimated_cycles: (\d+)\s+num_equivalent_hlos: (\d+)")
+OVERFLOW = re.compile(r"Scoped allocation .*? scoped vmem limit|Used [\d.]+\w of [\d.]+\w vmem")
 KINDS = {"v5e:2x2": "TPU v5 lite", "v5p:2x2x1": "TPU v5", "v6e:2x2": "TPU v6 lite"}
 """Targets, the smallest of each kind, and what JAX calls their devices."""
 
@@ -135,7 +136,9 @@ def _estimate(folder: Path, target: str, program: str, given: Sequence, only: st
     try:
         jax.jit(function).lower(*arguments).compile()
     except (jax.errors.JaxRuntimeError, ValueError, NotImplementedError) as error:
-        raise NoCycles(" ".join(str(error).split())[:300]) from error
+        said = " ".join(str(error).split())
+        overflow = OVERFLOW.search(said)
+        raise NoCycles(f"overflow: {overflow[0]}" if overflow else said[:300]) from error
     paths = [path for path in folder.iterdir() if re.match(only, path.name)]
     found = [CYCLES.findall(path.read_text(errors="ignore")) for path in paths]
     if not found or not all(found):

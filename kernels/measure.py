@@ -22,10 +22,13 @@ from jaxdl.kernels.absent_tpu import AbsentTpu, NoCycles
 
 MEBI, KIBI = 2**20, 2**10
 FAST = {
-    # Vector memory of a core, as libtpu 0.0.52 says where a kernel asks for more.
+    # Vector memory of a core: jax 0.10.2, `jax.experimental.pallas.tpu.get_tpu_info`. A kernel that
+    # asks for no more gets 16 MiB of it, on a v6e 32 (libtpu 0.0.52 says so as it overflows).
+    "TPU v4": 16 * MEBI,
     "TPU v5 lite": 128 * MEBI,
     "TPU v5": 64 * MEBI,
     "TPU v6 lite": 128 * MEBI,
+    "TPU7x": 64 * MEBI,
     # Shared memory of a block: CUDA programming guide, table of compute capabilities.
     "*H[12]0*": 227 * KIBI,
     "*B200*": 227 * KIBI,

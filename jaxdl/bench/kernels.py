@@ -85,6 +85,8 @@ WORKLOADS: dict[str, Workload] = {
     "attention-2k-forward": Attention(2048, gradient=False),
     "layer-norm": LayerNorm(4096, 1024, gradient=True),
     "linear-cross-entropy": LinearCrossEntropy(1024, 256, vocab=50_304),
+    "linear-cross-entropy-128k": LinearCrossEntropy(1024, 256, vocab=131_072),
+    "linear-cross-entropy-256k": LinearCrossEntropy(512, 256, vocab=262_144),
 }
 
 

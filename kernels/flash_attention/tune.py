@@ -25,11 +25,10 @@ HEADS = 8
 
 def cases(platform: str, device: str) -> list[Case]:
     """Those of one platform."""
-    del device
     if platform == "tpu":
         return [_tpu(direction, size) for direction, size in product(PASSES, SIZES)]
     if platform == "gpu":
-        return [_gpu(kernel, size) for kernel, size in product(spills.KERNELS, SIZES)]
+        return [_gpu(device, kernel, size) for kernel, size in product(spills.KERNELS, SIZES)]
     return [_cpu(banded, 1024, HEADS, 64) for banded in (False, True)]
 
 
@@ -51,25 +50,28 @@ def _logits(arrays: int, blocks: Blocks) -> int:
     return arrays * blocks["here"] * blocks["there"] * blocks["together"] * 4
 
 
-def _gpu(kernel: str, size: int) -> Case:
-    """Keys lie along the rows of dkv's logits, queries along those of the others."""
+def _gpu(device: str, kernel: str, size: int) -> Case:
+    """With the features that take most registers. Logits lie [keys, queries] in dkv, else
+    [queries, keys].
+    """
     some = [
         {"r": r, "c": c, "warps": rows // 16, "stages": stages}
         for rows, columns, stages in product((64, 128), (64, 32, 128), (2, 3, 1))
         for r, c in [(columns, rows) if kernel == "dkv" else (rows, columns)]
     ]
     return Case(
-        *("gpu", kernel, size, f"causal, T {spills.LENGTH}, {spills.HEADS} heads, bfloat16"),
-        *(tuple(some), HERE + "tune:on_gpu", (kernel, size)),
+        *("gpu", kernel, size, f"{' + '.join(spills.PACKED)}, T {spills.LENGTH}, bfloat16"),
+        *(tuple(some), HERE + "tune:on_gpu", (device, kernel, size)),
         only="flash_attention",
         memory=lambda blocks: tiles.shared_bytes(kernel, tiles.Tile(**blocks), size, 2),
         traffic=partial(_traffic, kernel, size),
     )
 
 
-def on_gpu(kernel: str, size: int, blocks: Blocks) -> tuple[Any, Any]:
-    """One kernel, causal."""
-    run, *arguments = spills.program(kernel, tiles.Tile(**blocks), size, "bfloat16")
+def on_gpu(device: str, kernel: str, size: int, blocks: Blocks) -> tuple[Any, Any]:
+    """One kernel, of packed sequences."""
+    tile = tiles.Tile(**blocks)
+    run, *arguments = spills.program(kernel, tile, size, "bfloat16", spills.PACKED, device)
     return run, arguments
 
 

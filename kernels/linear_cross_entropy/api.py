@@ -141,10 +141,12 @@ def _run(name: str, results: Kinds, how: How, arrays: tuple) -> tuple[Array, ...
 def _by_platform(name: str, how: How, over: tuple[str, ...], args: tuple) -> Any:
     x, all_at_once = args[0], partial(getattr(reference, name), loss=how.loss)
     made = partial(getattr(chunked, name), loss=how.loss, axes=over, rows=how.rows)
+    tiled = partial(made, tile=chunked.CPU_TILE)
+    by_chunks = partial(jax.lax.platform_dependent, cpu=tiled, default=made)
     return dispatch(
         "linear_cross_entropy",
         f"{x.dtype.name}{list(x.shape)} x {how.loss.vocab}",
-        {"chunked": made, "reference": all_at_once},
+        {"chunked": by_chunks, "reference": all_at_once},
         {"reference": "its vocabulary is divided; by chunks it can be" if over else None},
         how.impl or "chunked",
         *args,

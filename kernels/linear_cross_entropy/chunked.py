@@ -5,7 +5,10 @@ they are made on the way forward, since that of a sum is known up to one factor 
 arXiv:2410.10989, section 3.2). A chunk has about as many rows as there are features, so that its
 logits take the memory that the gradient of the weights takes.
 
-N rows, D features, V tokens of the weights at hand, C rows of a chunk.
+A chunk's logits may be worked on in tiles of tokens that fit a cache. The last tile begins earlier
+where tiles do not divide the tokens; those that were in the tile before are hidden in it.
+
+N rows, D features, V tokens of the weights at hand, C rows of a chunk, T tokens of a tile.
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +25,8 @@ from jax import Array, lax
 from jaxdl.kernels.linear_cross_entropy.reference import Loss, checked, logits, wide
 
 LEAST_ROWS, MULTIPLE = 256, 128
+CPU_TILE = 2**20
+"""Logits of a tile on a CPU."""
 
 
 def forward(
@@ -33,11 +38,15 @@ def forward(
     loss: Loss,
     axes: tuple[str, ...] = (),
     rows: int | None = None,
+    tile: int | None = None,
 ) -> tuple[Array, Array]:
-    """As the reference; the vocabulary may be divided over the named axes, in their order."""
+    """As the reference; the vocabulary may be divided over the named axes, in their order.
+
+    `tile` logits are worked on at a time, or with None all of a chunk.
+    """
 
     def step(sums, chunk):
-        scores = _Scores(*chunk, w, bias, loss, axes)
+        scores = _Scores(*chunk, w, bias, loss, axes, tile, keep=False)
         return _added(sums, (scores.total(), scores.hits())), None
 
     start = jnp.zeros((), wide(x)), jnp.zeros((), jnp.int32)
@@ -53,17 +62,18 @@ def gradients(
     loss: Loss,
     axes: tuple[str, ...] = (),
     rows: int | None = None,
+    tile: int | None = None,
 ) -> tuple[tuple[Array, Array], tuple[Array, Array, Array | None, Array]]:
     """As `forward`, and the gradients of the sum by x, w, bias and weights.
 
     That by x is only the part of the tokens at hand. Those by w and bias are in float32.
     """
 
-    def step(sums, chunk):
-        scores = _Scores(*chunk, w, bias, loss, axes)
-        dlogits = scores.gradient()
-        found = (scores.total(), scores.hits()), _by_weights(dlogits, scores.x, bias, loss)
-        return _added(sums, found), (_by_input(dlogits, scores.x, w, loss), scores.rows())
+    def step(carry, chunk):
+        sums, by_table = carry
+        scores = _Scores(*chunk, w, bias, loss, axes, tile, keep=True)
+        by_table, dx = scores.gradients(by_table)
+        return (_added(sums, (scores.total(), scores.hits())), by_table), (dx, scores.rows())
 
     start = jnp.zeros((), wide(x)), jnp.zeros((), jnp.int32)
     zeros = jnp.zeros(w.shape, wide(x)), None if bias is None else jnp.zeros(bias.shape, wide(x))
@@ -72,36 +82,51 @@ def gradients(
     return found, (dx, dw, dbias, dweights)
 
 
-class _Scores:
-    """Logits [C, V] of a chunk, and what follows from them."""
+class _Tile(NamedTuple):
+    """What is known of the logits of some tokens."""
 
-    def __init__(self, x, labels, weights, w, bias, loss: Loss, axes: tuple[str, ...]):
-        self.loss, self.weights = loss, weights
-        self.add: Callable = partial(lax.psum, axis_name=axes) if axes else lambda a: a
+    exps: Array | None
+    """`exp(y - top)` [C, T], and 0 where a token is hidden; kept for gradients."""
+    capped: Array | None
+    """y [C, T], kept where gradients need it."""
+    top: Array
+    sum: Array
+    """Of exps [C]."""
+    gold: Array
+    """The label's y if it is here, else 0 [C]."""
+    all: Array
+    """The sum of y [C], for smoothing; else 0."""
+
+
+class _Scores:
+    """What follows from the logits of a chunk."""
+
+    def __init__(self, x, labels, weights, w, bias, loss, axes, tile, *, keep: bool):
+        self.loss, self.weights, self.w, self.bias, self.keep = loss, weights, w, bias, keep
+        add: Callable = partial(lax.psum, axis_name=axes) if axes else lambda a: a
         self.x = jnp.where(weights[:, None] > 0, x, 0)
-        self.capped = logits(self.x, w, bias, loss)
-        first = lax.axis_index(axes) * self.capped.shape[1] if axes else 0
-        tokens = (first + jnp.arange(self.capped.shape[1], dtype=jnp.int32))[None]
-        self.is_gold = tokens == labels[:, None]
-        # Only where the weights are padded.
-        count = w.shape[0 if loss.tied else 1] * (lax.axis_size(axes) if axes else 1)
-        self.known = tokens < loss.vocab if loss.vocab < count else None
-        self.logits = self._kept(self.capped, jnp.finfo(self.capped.dtype).min)
-        top = self.logits.max(-1)
+        self.along = 0 if loss.tied else 1
+        count = w.shape[self.along]
+        first = lax.axis_index(axes) * count if axes else 0
+        self.labels, self.vocab = labels - first, loss.vocab - first
+        self.padded = loss.vocab < count * (lax.axis_size(axes) if axes else 1)
+        self.tiles = _tiles(count, count if tile is None else max(tile // len(labels), 1))
+        self.size = math.ceil(count / self.tiles)
+        _, self.each = self._over_tiles(lambda none, i: (none, self._tile(i)), None)
+        top = self.each.top.max(0)
         self.top = lax.pmax(top, axes) if axes else top
-        exps = self._kept(jnp.exp(self.logits - self.top[:, None]), 0)
-        self.log_z = self.top + jnp.log(self.add(exps.sum(-1)))
-        gold = self.add(jnp.where(self.is_gold, self.logits, 0).sum(-1))
-        self.gold = checked(gold, labels, self.weights, loss)
+        # Each tile's exponentials are of its own top.
+        self.scale = jnp.exp(self.each.top - self.top[None])
+        self.sum = add((self.each.sum * self.scale).sum(0))
+        self.log_z = self.top + jnp.log(self.sum)
+        self.gold = checked(add(self.each.gold.sum(0)), labels, weights, loss)
+        self.mean = add(self.each.all.sum(0)) / loss.vocab if loss.smoothing else None
 
     def rows(self) -> Array:
         """The loss of each row [C]."""
         smoothing, found = self.loss.smoothing, self.log_z
         found = found - (1 - smoothing) * self.gold + self.loss.z * jnp.square(self.log_z)
-        if smoothing:
-            mean = self.add(self._kept(self.capped, 0).sum(-1)) / self.loss.vocab
-            found = found - smoothing * mean
-        return found
+        return found if self.mean is None else found - smoothing * self.mean
 
     def total(self) -> Array:
         """The weighted sum of the losses."""
@@ -111,28 +136,97 @@ class _Scores:
         """How many rows that count have their label on top."""
         return ((self.gold >= self.top) & (self.weights > 0)).sum(dtype=jnp.int32)
 
-    def gradient(self) -> Array:
-        """That of the total by `x w + bias` [C, V]."""
-        smoothing = self.loss.smoothing
+    def gradients(self, by_table: tuple[Array, Array | None]) -> tuple[tuple, Array]:
+        """Adds that of the total by w and by bias; and that by x [C, D]."""
+
+        def step(carry, i):
+            (dw, dbias), dx = carry
+            dlogits, w = self._by_logits(i), self._of_tile(self.w, self.along, i)
+            pair = (dlogits, self.x) if self.loss.tied else (self.x, dlogits)
+            dw = self._add_tile(dw, _product(*pair, ((0,), (0,)), self.x), self.along, i)
+            if dbias is not None:
+                dbias = self._add_tile(dbias, dlogits.sum(0), 0, i)
+            return ((dw, dbias), dx + _product(dlogits, w, ((1,), (self.along,)), self.x)), None
+
+        dx = jnp.zeros(self.x.shape, wide(self.x))
+        (by_table, dx), _ = self._over_tiles(step, (by_table, dx))
+        return by_table, dx if self.x.dtype == jnp.float16 else dx.astype(self.x.dtype)
+
+    def _tile(self, i: Any) -> _Tile:
+        w = self._of_tile(self.w, self.along, i)
+        bias = None if self.bias is None else self._of_tile(self.bias, 0, i)
+        capped, known = logits(self.x, w, bias, self.loss), self._known(i)
+        y = _kept(known, capped, jnp.finfo(capped.dtype).min)
+        top = y.max(-1)
+        # Once: on a CPU exponentials cost more than the memory that keeps them.
+        exps = jnp.exp(y - top[:, None])
+        at = self._at(i)
+        gold = jnp.take_along_axis(y, jnp.maximum(at, 0)[:, None], 1)[:, 0]
+        return _Tile(
+            exps if self.keep else None,
+            capped if self.keep and self.loss.cap else None,
+            top,
+            exps.sum(-1),
+            jnp.where(at >= 0, gold, 0),
+            _kept(known, capped, 0).sum(-1) if self.loss.smoothing else jnp.zeros_like(top),
+        )
+
+    def _by_logits(self, i: Any) -> Array:
+        """The gradient of the total by `x w + bias` of a tile [C, T]."""
+        kept, smoothing = jax.tree.map(lambda a: a[i], self.each), self.loss.smoothing
         slope = 1 + 2 * self.loss.z * self.log_z
-        found = slope[:, None] * jnp.exp(self.logits - self.log_z[:, None])
-        found = found - jnp.where(self.is_gold, 1 - smoothing, 0.0) - smoothing / self.loss.vocab
-        found = self._kept(found, 0) * self.weights[:, None]
-        return found * (1 - jnp.square(self.capped / self.loss.cap)) if self.loss.cap else found
+        found = kept.exps * (self.weights * slope * self.scale[i] / self.sum)[:, None]
+        is_gold = jnp.arange(self.size)[None] == self._at(i)[:, None]
+        found = found - jnp.where(is_gold, (1 - smoothing) * self.weights[:, None], 0)
+        if smoothing:
+            everywhere = smoothing / self.loss.vocab * self.weights[:, None]
+            found = found - _kept(self._known(i), everywhere, 0)
+        return found if not self.loss.cap else found * (1 - jnp.square(kept.capped / self.loss.cap))
 
-    def _kept(self, a: Array, other: Any) -> Array:
-        return a if self.known is None else jnp.where(self.known, a, other)
+    def _over_tiles(self, step: Callable, carry: Any) -> tuple[Any, Any]:
+        if self.tiles > 1:
+            return lax.scan(step, carry, jnp.arange(self.tiles))
+        carry, found = step(carry, 0)
+        return carry, jax.tree.map(lambda a: a[None], found)
+
+    def _start(self, i: Any) -> Any:
+        """The first token of a tile."""
+        return jnp.minimum(i * self.size, self.w.shape[self.along] - self.size)
+
+    def _known(self, i: Any) -> Array | None:
+        """Which tokens of a tile exist and were in none before [1, T]; None is all."""
+        tokens = self._start(i) + jnp.arange(self.size)[None]
+        known = tokens < self.vocab if self.padded else None
+        if self.size * self.tiles > self.w.shape[self.along]:
+            known = tokens >= i * self.size if known is None else known & (tokens >= i * self.size)
+        return known
+
+    def _at(self, i: Any) -> Array:
+        """Where in a tile the labels are [C]; -1 where they are not."""
+        at = self.labels - self._start(i)
+        here = (self.labels >= i * self.size) & (at < self.size)
+        return jnp.where(here, at, -1)
+
+    def _of_tile(self, a: Array, along: int, i: Any) -> Array:
+        if self.tiles == 1:
+            return a
+        return lax.dynamic_slice_in_dim(a, self._start(i), self.size, along)
+
+    def _add_tile(self, a: Array, more: Array, along: int, i: Any) -> Array:
+        if self.tiles == 1:
+            return a + more
+        more = self._of_tile(a, along, i) + more
+        return lax.dynamic_update_slice_in_dim(a, more, self._start(i), along)
 
 
-def _by_weights(dlogits: Array, x: Array, bias: Array | None, loss: Loss) -> tuple:
-    by_bias = None if bias is None else dlogits.sum(0)
-    pair = (dlogits, x) if loss.tied else (x, dlogits)
-    return _product(*pair, ((0,), (0,)), x), by_bias
+def _tiles(count: int, most: int) -> int:
+    """Into how many tiles so many tokens are cut; if possible, a number that divides them."""
+    least = math.ceil(count / most)
+    return next((n for n in range(least, 2 * least) if count % n == 0), least)
 
 
-def _by_input(dlogits: Array, x: Array, w: Array, loss: Loss) -> Array:
-    found = _product(dlogits, w, ((1,), (0 if loss.tied else 1,)), x)
-    return found if x.dtype == jnp.float16 else found.astype(x.dtype)
+def _kept(known: Array | None, a: Array, other: Any) -> Array:
+    return a if known is None else jnp.where(known, a, other)
 
 
 def _product(a: Array, b: Array, contracted: tuple, x: Array) -> Array:

@@ -1,6 +1,9 @@
 """The loss of a linear layer against float64, forward and every gradient, whole and divided."""
 
+import math
+import re
 from functools import partial
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -8,14 +11,15 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from jax.sharding import SingleDeviceSharding
+from jax.sharding import NamedSharding, PartitionSpec, SingleDeviceSharding
 
 from jaxdl.core.errors import InputError
-from jaxdl.kernels.linear_cross_entropy import linear_cross_entropy
+from jaxdl.kernels.linear_cross_entropy import chunked, linear_cross_entropy
 from jaxdl.losses import cross_entropy
 from jaxdl.models.gpt import GPT
 from jaxdl.models.lstm import LSTMLanguageModel
 from jaxdl.parallel import make_mesh, scope, spread_vocabulary, unbox
+from jaxdl.plan import devices
 from jaxdl.tasks import LanguageModel
 
 EXACT = {"float32": 1e-5, "bfloat16": 2e-2, "float16": 3e-3}
@@ -96,8 +100,14 @@ def check(found, expected, values, tolerance):
     st.booleans(),
     st.sampled_from([None, 1, 5, 8]),
     st.sampled_from([(1,), (21,), (3, 7)]),
+    st.sampled_from([8, 2**20]),
 )
-def test_value_and_every_gradient_are_those_of_float64(options, dtype, tied, rows, lead):
+def test_value_and_every_gradient_are_those_of_float64(options, dtype, tied, rows, lead, tile):
+    with mock.patch.object(chunked, "CPU_TILE", tile):
+        check_sweep(options, dtype, tied, rows, lead)
+
+
+def check_sweep(options, dtype, tied, rows, lead):
     values, labels = arrays(lead, dtype=dtype, tied=tied)
     options = OPTIONS[options]
     found = jax.jit(partial(run, tied=tied, rows=rows, **options))(values, labels)
@@ -166,7 +176,9 @@ def test_it_works_under_vmap_remat_scan_and_twice():
     ids=str,
 )
 @pytest.mark.parametrize("tied", [True, False], ids=["tied", "free"])
-def test_a_vocabulary_over_devices_gives_the_same(sizes, rules, tied):
+def test_a_vocabulary_over_devices_gives_the_same(sizes, rules, tied, monkeypatch):
+    if tied:  # in tiles of 3 tokens
+        monkeypatch.setattr(chunked, "CPU_TILE", 15)
     values, labels = arrays((4, 6), tokens=40, tied=tied)
     mesh = make_mesh(**sizes)
 
@@ -180,24 +192,82 @@ def test_a_vocabulary_over_devices_gives_the_same(sizes, rules, tied):
     check(found, oracle(values, labels, tied, **OPTIONS["all"]), values, 1e-5)
 
 
-def test_memory_does_not_grow_with_rows_times_tokens():
-    def temporary(count, tokens):
-        shapes = (count, 64), (tokens, 64), (count,)
-        x, w, labels = (
-            jax.ShapeDtypeStruct(shape, kind)
-            for shape, kind in zip(shapes, (jnp.float32, jnp.float32, jnp.int32), strict=True)
-        )
+ROWS, TOKENS, WIDTH = (4096, 16384), 262144, 64
+ON_CPU = [("cpu", 1), ("cpu", 4)]
+ON_TPU = [("v5e:1x1", 1), ("v5e:2x2", 4)]
+COLLECTIVE = re.compile(r"= \(?(.*?)\)? (all-\w+|reduce-scatter|collective-\w+)(?:-start)?\(")
 
-        def loss(x, w, labels):
-            return linear_cross_entropy(x, w, labels, tied=True).total
 
-        compiled = jax.jit(jax.value_and_grad(loss, argnums=(0, 1))).lower(x, w, labels).compile()
-        return compiled.memory_analysis().temp_size_in_bytes
+def compiled(target, shards, count, tokens):
+    """Value and gradients, with the vocabulary divided over so many devices."""
+    mesh = make_mesh((jax.devices() if target == "cpu" else devices(target))[:shards], model=shards)
+    specs = ((count, WIDTH), ()), ((tokens, WIDTH), ("model",)), ((count,), ())
+    x, table, labels = (
+        jax.ShapeDtypeStruct(shape, kind, sharding=NamedSharding(mesh, PartitionSpec(*spec)))
+        for (shape, spec), kind in zip(specs, (jnp.bfloat16, jnp.bfloat16, jnp.int32), strict=True)
+    )
 
-    few, many = temporary(1024, 4096), temporary(8192, 4096)
-    # All it may grow by is a few numbers for each row's features.
-    assert many - few < 4 * 4 * 64 * (8192 - 1024)
-    assert temporary(1024, 8192) < 2.2 * few
+    def loss(x, table, labels):
+        with scope(mesh, "auto"):
+            spread = spread_vocabulary(tied=True)
+            given = x[None], table, labels[None]
+            return linear_cross_entropy(*given, tied=True, spread=spread).total
+
+    with jax.set_mesh(mesh):
+        return jax.jit(jax.value_and_grad(loss, argnums=(0, 1))).lower(x, table, labels).compile()
+
+
+def check_memory(target, shards):
+    few, many = (
+        compiled(target, shards, count, TOKENS).memory_analysis().temp_size_in_bytes
+        for count in ROWS
+    )
+    # Of each row only a few numbers for its features; its logits would be 1 MB.
+    assert many - few < 4 * 4 * WIDTH * (ROWS[1] - ROWS[0])
+
+
+@pytest.fixture
+def unkept():
+    """Keeps programs that cannot be read back out of the cache on disk."""
+    name = "jax_persistent_cache_min_compile_time_secs"
+    before = getattr(jax.config, name)
+    jax.config.update(name, float("inf"))
+    yield
+    jax.config.update(name, before)
+
+
+@pytest.mark.parametrize(("target", "shards"), ON_CPU)
+def test_memory_has_no_term_of_rows_times_tokens(target, shards):
+    check_memory(target, shards)
+
+
+@pytest.mark.tpu_aot
+@pytest.mark.parametrize(("target", "shards"), ON_TPU)
+def test_memory_on_a_tpu_has_no_term_of_rows_times_tokens(target, shards, unkept):
+    check_memory(target, shards)
+
+
+def check_collectives(target):
+    """Between devices go numbers of rows, and once the gradient of the features."""
+    count = ROWS[0]
+    found = COLLECTIVE.findall(compiled(target, 4, count, TOKENS).as_text())
+    assert found and {kind for _, kind in found} == {"all-reduce"}
+    sizes = [
+        math.prod(int(n) for n in shape.split(",") if n)
+        for shapes, _ in found
+        for shape in re.findall(r"\w+\[([\d,]*)\]", shapes)
+    ]
+    assert sizes.count(count * WIDTH) == 1
+    assert all(size <= count for size in sizes if size != count * WIDTH)
+
+
+def test_a_divided_vocabulary_sends_numbers_of_rows_alone():
+    check_collectives("cpu")
+
+
+@pytest.mark.tpu_aot
+def test_a_divided_vocabulary_sends_numbers_of_rows_alone_on_a_tpu(unkept):
+    check_collectives("v5e:2x2")
 
 
 MODEL = GPT(vocab=29, width=16, depth=1, heads=2, seq=8, pad_vocab=16, dropout=0.1)
@@ -252,9 +322,7 @@ def test_what_does_not_fit_is_refused(change, message):
 
 
 @pytest.mark.tpu_aot
-def test_it_compiles_for_tpus_with_less_memory():
-    from jaxdl.plan import devices
-
+def test_it_compiles_for_tpus_with_less_memory(unkept):
     sharding = SingleDeviceSharding(devices("v5e:1x1")[0])
     shapes = {"x": (8192, 768), "w": (50304, 768)}
     x, w = (jax.ShapeDtypeStruct(s, jnp.bfloat16, sharding=sharding) for s in shapes.values())

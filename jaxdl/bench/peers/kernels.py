@@ -28,8 +28,9 @@ def run(peer: str, op: str, **shape: Any) -> tuple[Callable[[int], None], dict[s
     arrays = [jnp.asarray(x, work.dtype if x.dtype.kind == "f" else None) for x in work.arrays()]
     floats = tuple(i for i, x in enumerate(arrays) if jnp.issubdtype(x.dtype, jnp.floating))
     if work.gradient:
-        # Of a loss that is not the plain sum, whose gradient a compiler might see through.
-        function = jax.grad(partial(_loss, function), floats)
+        # Of a loss that is not the plain sum, whose gradient a compiler might see through; and with
+        # its value, lest the compiler leave out the forward pass of what computes it twice.
+        function = jax.value_and_grad(partial(_loss, function), floats)
     compiled = jax.jit(function).lower(*arrays).compile()
 
     def go(n: int) -> None:
