@@ -61,6 +61,13 @@ def test_every_triton_feature_is_the_reference_in_interpret_mode(case, monkeypat
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("case", ["causal, one head of keys for all", "bias of heads", "dropout"])
+def test_triton_kernels_of_wide_heads_are_the_reference(case, monkeypatch):
+    """Heads above 256 bytes have a kernel for keys and one for values."""
+    check_on_gpu(case, monkeypatch, partial(check, sizes=(72, 70)))
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("case", ["causal, one head of keys for all", "dropout"])
 def test_triton_kernels_put_a_whole_together_from_parts_of_the_keys(case, monkeypatch):
     check_on_gpu(case, monkeypatch, check_halves)
