@@ -73,7 +73,7 @@ def opening(study: Study) -> str:
     metric, counted = study.headline, len(study.runs) - len(study.failed)
     size = f"{counted} of {len(study.runs)} runs counted" if study.failed else f"{counted} runs"
     if metric is None:
-        return f"{size}; none has finished."
+        return f"{size}."
     better = {"max": "higher is better", "min": "lower is better"}.get(metric.scale.mode, "")
     row = next((row for row in metric.rows if row.variant == study.base), None)
     base = ""
