@@ -213,7 +213,8 @@ def _joined(left: tuple[Array, Array], right: tuple[Array, Array]) -> tuple[Arra
     # Else the gradient would be of a difference of infinities, though where() does not take it.
     norms = [jnp.where(none, 0, norm) for _, norm in (left, right)]
     norm = jnp.logaddexp(*norms)
-    y = sum(y * jnp.exp(n - norm)[..., None] for (y, _), n in zip((left, right), norms, strict=True))
+    parts = zip((left[0], right[0]), norms, strict=True)
+    y = sum(y * jnp.exp(n - norm)[..., None] for y, n in parts)
     return y, jnp.where(none, -jnp.inf, norm)
 
 
