@@ -209,12 +209,12 @@ def _block(ring, rows, k, v, mask, seeds, source, start, stop, causal=False):
 
 def _joined(left: tuple[Array, Array], right: tuple[Array, Array]) -> tuple[Array, Array]:
     """Results over two sets of keys, as one over both."""
-    values, norms = zip(left, right, strict=True)
-    none = jnp.isneginf(norms[0]) & jnp.isneginf(norms[1])
+    none = jnp.isneginf(left[1]) & jnp.isneginf(right[1])
     # Else the gradient would be of a difference of infinities, though where() does not take it.
-    norms = [jnp.where(none, 0, norm) for norm in norms]
+    norms = [jnp.where(none, 0, norm) for _, norm in (left, right)]
     norm = jnp.logaddexp(*norms)
-    y = sum(y * jnp.exp(n - norm)[..., None] for y, n in zip(values, norms, strict=True))
+    parts = zip((left[0], right[0]), norms, strict=True)
+    y = sum(y * jnp.exp(n - norm)[..., None] for y, n in parts)
     return y, jnp.where(none, -jnp.inf, norm)
 
 
