@@ -4,10 +4,11 @@ Data:   `jaxdl data get shakespeare`: 42 plays and poems, 5.1 MB.
 Source: Vaswani et al. 2017, arXiv:1706.03762, section 3.5; Su et al. 2021, arXiv:2104.09864;
         Kazemnejad et al. 2023, arXiv:2305.19466, for none.
 Run:    jaxdl ablate experiments/ablations/positions.py
-Expect: 5 seeds (reports/positions.html; 28 to 41 s of training a run on 2 busy cores): test loss
-        2.227 ± 0.032 nats a byte for learned positions; `rotary` better by 0.157 ± 0.049, `none`
-        worse by 0.251 ± 0.025, `sinusoidal` by 0.233 ± 0.026, so that it does hardly better than
-        none. These are 600 updates, early in training; 0.1 nats was the guess before.
+Expect: 5 seeds (reports/positions.html; 28 to 41 s of training a run on 2 busy CPU cores): test
+        loss 2.227 ± 0.032 nats a byte for learned positions; `rotary` better by 0.157 ± 0.049,
+        `none` worse by 0.251 ± 0.025, `sinusoidal` by 0.233 ± 0.026, so that it does hardly
+        better than none. These are 600 updates, early in training; 0.1 nats was the guess
+        before.
 """
 
 from jaxdl.core import Experiment

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -63,8 +64,8 @@ def power(
     """
     if not 0 < power < 1:
         raise InputError(f"power={power} must lie between 0 and 1, like 0.8.")
-    if effect is not None and not effect > 0:
-        raise InputError(f"effect={effect} must be positive; the sign does not matter.")
+    if effect is not None and not 0 < effect < math.inf:
+        raise InputError(f"effect={effect} must be positive and finite; the sign does not matter.")
     found = study(cells_of(find_runs([_place(name) for name in what])), title="")
     spreads = spreads_of(found)
     metric = found.headline
@@ -86,7 +87,7 @@ def power(
 def spreads_of(found: Study) -> list[Spread]:
     """The spread of single runs pooled over variants, and that of pairs where there are some.
 
-    Raises: InputError where no variant has enough seeds.
+    Raises: InputError where no variant has enough seeds, or all of its seeds agree.
     """
     metric = found.headline
     rows = [row for row in metric.rows if row.mean.n >= LEAST] if metric else []
@@ -97,6 +98,11 @@ def spreads_of(found: Study) -> list[Spread]:
             "jaxdl train EXP --set seed=1."
         )
     sd, df = pooled([(row.mean.sd, row.mean.n - 1) for row in rows])
+    if not sd:
+        raise InputError(
+            f"all seeds of a variant have the same {metric.name}, which tells no spread; give more "
+            "or longer runs."
+        )
     spreads = [Spread(False, sd, df)]
     step = resolution(value for row in rows for value in row.values.values())
     gaps = [compare(a.values, b.values, step) for a, b in combinations(rows, 2)]

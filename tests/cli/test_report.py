@@ -144,5 +144,12 @@ def test_power_asks_for_seeds_where_there_are_too_few(jaxdl, runs):
     assert told.code == 2 and "the most is 2" in told.words and "--set seed" in told.words
     told = jaxdl("power", "experiments/new.py")
     assert told.code == 2 and "runs/new" in told.words
-    for option in (("--power", "1.5"), ("--effect", "-1")):
+    for option in (("--power", "1.5"), ("--effect", "-1"), ("--effect", "inf")):
         assert jaxdl("power", "exp.py", *option).code == 2
+
+
+def test_equal_results_are_no_proof_that_there_is_no_spread(jaxdl, tmp_path):
+    for seed in range(3):
+        synthetic.write_run(tmp_path / str(seed), "base", seed, synthetic.both(accuracy=0.9))
+    told = jaxdl("power", tmp_path)
+    assert told.code == 2 and "the same test/accuracy" in told.words

@@ -131,6 +131,14 @@ def test_why_says_which_run_has_no_numbers(jaxdl, run):
     assert "There are no numbers of b." in told.out and "What differs:" in told.out
 
 
+def test_why_names_records_that_are_damaged(jaxdl, run):
+    twin = shutil.copytree(run, run.parent / "twin")
+    with (twin / "metrics.jsonl").open("ab") as lines:
+        lines.write(b"\xff\n")
+    told = jaxdl("why", "run", "twin")
+    assert told.code == 2 and "twin/metrics.jsonl is damaged" in told.words
+
+
 def test_why_wants_two_runs(jaxdl, run):
     told = jaxdl("why", "run", "elsewhere")
     assert told.code == 2 and "elsewhere is not a run directory" in told.words
