@@ -55,8 +55,8 @@ def found(only: str = "") -> Iterator[dict[str, Any]]:
     for dtype in ("bfloat16", "float32"):
         for size in WIDTHS:
             for name in NORMS:
-                for direction in ("forward", "backward"):
-                    if wanted("norm", direction, size, dtype):
+                for direction, widest in (("forward", norm.WIDEST), ("backward", norm.WIDEST_BACK)):
+                    if size <= widest and wanted("norm", direction, size, dtype):
                         stats = norm_stats(name, direction, size, dtype)
                         yield _record("norm", direction, size, dtype, name, stats)
 

@@ -4,9 +4,10 @@ Data:   `jaxdl data get fashion_mnist`: 70,000 images of clothes.
 Source: Chen et al. 2023, arXiv:2302.06675, section 5: a rate 3 to 10 times smaller than AdamW's,
         a decay so many times larger.
 Run:    jaxdl ablate experiments/ablations/lion.py
-Expect: 5 seeds (reports/lion.html; 9 s of training a run on 2 busy CPU cores): test accuracy 87.14
-        ± 0.17 % for AdamW; `lion` (a tenth of the rate) worse by 1.31 ± 0.32 points; `lion_third`
-        (+0.17 ± 0.28) and `lion_same_rate` (-0.22 ± 0.35) no different as far as 5 seeds can tell.
+Expect: 5 seeds (reports/lion.html; 9 to 20 s of training a run on 2 busy CPU cores): test
+        accuracy 87.14 ± 0.17 % for AdamW; `lion` (a tenth of the rate) worse by 1.31 ± 0.32
+        points; `lion_third` (+0.17 ± 0.28) and `lion_same_rate` (-0.22 ± 0.35) no different as
+        far as 5 seeds can tell.
 """
 
 from jaxdl.core import Experiment

@@ -6,10 +6,10 @@ What:   `same` sets an option that this run does not use: another run directory,
         rounds otherwise and so in time leads elsewhere. `redrawn` has a module of another name
         around the network, so that the same distribution gives it other initial weights: its
         differences to the base are luck alone, as large as those between seeds.
-Run:    jaxdl ablate experiments/ablations/null.py --seeds 10
-Expect: 5 seeds (reports/null.html; 4 s of training a run on 2 busy CPU cores): no difference in
-        any variant; the same accuracies as the base in all seeds for `same` and `summed`, +1.0 ±
-        1.7 points of test accuracy for `redrawn`.
+Run:    jaxdl ablate experiments/ablations/null.py
+Expect: 5 seeds (reports/null.html; 2 to 6 s of training a run on 2 busy CPU cores): no
+        difference in any variant; the same accuracies as the base in all seeds for `same` and
+        `summed`, +1.0 ± 1.7 points of test accuracy for `redrawn`.
 """
 
 from flax import linen as nn

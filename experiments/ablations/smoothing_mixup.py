@@ -3,10 +3,10 @@
 Data:   scikit-learn's 8x8 digits; 1,197 to train, 240 to validate, 360 to test.
 Source: Szegedy et al. 2015, arXiv:1512.00567, section 7; Zhang et al. 2018, arXiv:1710.09412.
 Run:    jaxdl ablate experiments/ablations/smoothing_mixup.py
-Expect: 5 seeds (reports/smoothing_mixup.html; 10 s of training a run on 2 busy CPU cores): test
-        accuracy 99.50 ± 0.51 % for the base; smoothing -0.33 ± 0.57 and mixup -0.44 ± 0.72 points,
-        which 5 seeds do not tell from nothing; both together are worse by 0.61 ± 0.29. Loss is
-        worse in all three (by 0.13, 0.08 and 0.17 nats): they make the model less sure.
+Expect: 5 seeds (reports/smoothing_mixup.html; 9 to 13 s of training a run on 2 busy CPU cores):
+        test accuracy 99.50 ± 0.51 % for the base; smoothing -0.33 ± 0.57, mixup -0.44 ± 0.72
+        points, which 5 seeds do not tell from nothing; both together are worse by 0.61 ± 0.29.
+        Loss is worse in all three (by 0.13, 0.08 and 0.17 nats): they make the model less sure.
 """
 
 from jaxdl.core import Experiment

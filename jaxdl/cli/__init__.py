@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import errno
 import importlib
+import inspect
 import logging
 import os
 import re
 import select
+import shutil
 import signal
 import sys
+import textwrap
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -38,7 +41,10 @@ PREEMPTIBLE = ("train", "ablate", "sweep")
 UNREAD = 141
 """Exit code where nobody reads what is printed: what a shell tells of SIGPIPE."""
 
-DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG)
+DISK = (
+    *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG),
+    *(errno.EEXIST, errno.ENOTDIR),  # a file where a folder should be
+)
 """What a user mends by making room or choosing another place."""
 
 
@@ -73,9 +79,10 @@ def _run(name: str, rest: list[str]) -> int:
 
         command = getattr(importlib.import_module(module), function)
         _log_to_stderr()
+        description = _description(command.__doc__ or "")
         # Of an argument's words tyro would keep the line breaks, and break lines again.
         command.__doc__ = re.sub(r"\n {12}", " ", command.__doc__ or "")
-        code = tyro.cli(command, args=rest, prog=f"jaxdl {name}") or 0
+        code = tyro.cli(command, args=rest, prog=f"jaxdl {name}", description=description) or 0
         sys.stdout.flush()
         return code
     except SystemExit as end:
@@ -126,6 +133,18 @@ def _unread() -> bool:
     if gone:  # Python flushes once more as it ends
         os.dup2(os.open(os.devnull, os.O_WRONLY), stdout)
     return gone
+
+
+def _description(doc: str) -> str:
+    """What a docstring says before its arguments, in lines no wider than the screen.
+
+    tyro keeps a line break only before a line that is indented. An example stays one line, so
+    that it can be copied.
+    """
+    width = shutil.get_terminal_size().columns
+    words = textwrap.TextWrapper(width, subsequent_indent="  ", break_on_hyphens=False)
+    paragraphs = inspect.cleandoc(doc).partition("\n\nArgs:")[0].split("\n\n")
+    return "\n\n".join(p if p.startswith("Example:") else words.fill(p) for p in paragraphs)
 
 
 def _help() -> str:

@@ -137,6 +137,8 @@ def _place(name: str) -> Path:
     if not file:
         return Path(name)
     folder = Path("runs") / Path(file).stem
+    if not Path(file).is_file() and not folder.is_dir():
+        raise InputError(f"neither {file} nor {folder} is there; name an experiment file or runs.")
     if not folder.is_dir():
         raise InputError(
             f"{name} has no runs in {folder} yet; run some seeds first: jaxdl train {name} "

@@ -82,6 +82,7 @@ def profile(
     if steps < 1:
         raise InputError(f"steps={steps} must be at least 1.")
     experiment, _ = load_experiment(exp, edits)
+    out.mkdir(parents=True, exist_ok=True)  # before any device work
     _leave_absent_tpus_alone()
     found = take_profile(build(experiment), out, steps)
     summary = _summary(found)

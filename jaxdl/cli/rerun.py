@@ -10,6 +10,7 @@ import tempfile
 from pathlib import Path
 
 from jaxdl.cli import again
+from jaxdl.cli.start import bound
 from jaxdl.core import flags
 from jaxdl.core.errors import InputError
 from jaxdl.core.loading import split_source
@@ -59,6 +60,7 @@ class Reruns:
             env=env,
             capture_output=True,
             text=True,
+            preexec_fn=bound(),
         )
         if done.returncode:
             last = [line for line in done.stderr.splitlines() if line.strip()][-1:]

@@ -49,12 +49,19 @@ def start(
             stderr=subprocess.STDOUT,
             env=os.environ | {"PYTHONPATH": path} | env,
             start_new_session=True,
-            preexec_fn=_prepared(os.getpid(), cores) if sys.platform == "linux" else None,
+            preexec_fn=bound(cores),
         )
 
 
-def _prepared(parent: int, cores: Collection[int]) -> Callable[[], None]:
-    library = ctypes.CDLL(None)  # opened here: the child must do as little as it can before exec
+def bound(cores: Collection[int] = ()) -> Callable[[], None] | None:
+    """What a child does before it becomes another program: `preexec_fn` of `subprocess`.
+
+    On Linux it gets SIGTERM when this process has died, and computes on `cores` where some are
+    named.
+    """
+    if sys.platform != "linux":
+        return None
+    parent, library = os.getpid(), ctypes.CDLL(None)  # here: the child must do little before exec
 
     def prepare() -> None:
         library.prctl(PARENT_DEATH, signal.SIGTERM)

@@ -80,6 +80,8 @@ def _asked(
 ) -> tuple[str, Experiment, Path, list[str]]:
     """Source, experiment and directory of the run that was asked for, and the arguments for it."""
     if run is None:
+        if anyway:
+            raise InputError("--anyway goes with --from RUN; leave it out, or name the run.")
         if not exp:
             raise InputError("name an experiment file, or a run to repeat with --from RUN.")
         experiment, variant = load_experiment(exp, edits)

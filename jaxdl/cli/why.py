@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import shutil
+import signal
+import sys
 import textwrap
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -62,13 +66,31 @@ def why(a: Run, b: Run, bisect: screen.Flag = False, json: screen.Flag = False) 
     """
     if a.resolve() == b.resolve():
         raise InputError(f"both are {a}; name two runs.")
-    found = explain(a, b)
-    if not json:
-        print_explanation(found)
-    verdict = _bisected(found, quiet=json) if bisect else None
+    with _orderly():
+        found = explain(a, b)
+        if not json:
+            print_explanation(found)
+        verdict = _bisected(found, quiet=json) if bisect else None
     if json:
         screen.print_json(as_json(found) | (_found(verdict) if verdict else {}))
     return 0
+
+
+@contextmanager
+def _orderly() -> Iterator[None]:
+    """Ctrl-C and SIGTERM raise inside the block, so that a re-run ends and temporary folders go.
+
+    Nothing is traced here that could swallow the exception.
+    """
+    signals = (signal.SIGTERM, signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread():
+        signals = ()
+    before = {s: signal.signal(s, lambda number, _: sys.exit(128 + number)) for s in signals}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _bisected(found: Explanation, quiet: bool) -> Verdict:

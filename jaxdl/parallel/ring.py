@@ -209,10 +209,13 @@ def _block(ring, rows, k, v, mask, seeds, source, start, stop, causal=False):
 
 def _joined(left: tuple[Array, Array], right: tuple[Array, Array]) -> tuple[Array, Array]:
     """Results over two sets of keys, as one over both."""
-    norm = jnp.logaddexp(left[1], right[1])
-    finite = jnp.where(jnp.isneginf(norm), 0, norm)
-    y = sum(y * jnp.exp(n - finite)[..., None] for y, n in (left, right))
-    return y, norm
+    none = jnp.isneginf(left[1]) & jnp.isneginf(right[1])
+    # Else the gradient would be of a difference of infinities, though where() does not take it.
+    norms = [jnp.where(none, 0, norm) for _, norm in (left, right)]
+    norm = jnp.logaddexp(*norms)
+    parts = zip((left[0], right[0]), norms, strict=True)
+    y = sum(y * jnp.exp(n - norm)[..., None] for y, n in parts)
+    return y, jnp.where(none, -jnp.inf, norm)
 
 
 def _gradients(ring, rows, k, v, mask, seeds, source, start, stop, causal=False):

@@ -65,14 +65,14 @@ class Study:
 
     @property
     def headline(self) -> Metric | None:
-        """The metric that the verdicts speak of; None where no run has finished."""
+        """The metric that the verdicts speak of; None where no run counts."""
         return self.metrics[0] if self.metrics else None
 
     @property
     def verdicts(self) -> dict[str, str]:
         """A line for each variant but the base, in the headline metric."""
         if self.headline is None:
-            return {v: "no finished run to compare" for v in self.variants if v != self.base}
+            return {v: "no run counts" for v in self.variants if v != self.base}
         return {row.variant: row.verdict for row in self.headline.rows if row.variant != self.base}
 
     @property

@@ -73,7 +73,7 @@ def opening(study: Study) -> str:
     metric, counted = study.headline, len(study.runs) - len(study.failed)
     size = f"{counted} of {len(study.runs)} runs counted" if study.failed else f"{counted} runs"
     if metric is None:
-        return f"{size}; none has finished."
+        return f"{size}."
     better = {"max": "higher is better", "min": "lower is better"}.get(metric.scale.mode, "")
     row = next((row for row in metric.rows if row.variant == study.base), None)
     base = ""
@@ -273,8 +273,9 @@ def _method() -> Section:
             f"{PLUS_MINUS} is half of a {level} interval of Student's t over seeds. Differences "
             "are paired by seed; those marked unpaired are Welch's, for seeds that differ.",
             "The interval of a difference holds for few seeds even where single results are "
-            "skewed. That of a mean is then too narrow: of exponential results, 3 to 10 seeds "
-            "cover 88 to 90 %.",
+            "skewed, as long as both variants' are so alike: of exponential results, one three "
+            "times as wide as the other, 3 to 10 seeds cover 91 to 92 %. That of a mean is then "
+            "too narrow: 88 to 90 %.",
             "Effect is the difference in standard deviations of the paired differences (pooled, "
             "where unpaired), with Hedges' correction for few seeds.",
             f"p is two-sided; Holm's correction keeps the chance of any false finding among the "

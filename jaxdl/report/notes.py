@@ -23,7 +23,7 @@ def _base(runs: Sequence[Run], variants: Sequence[str], base: str) -> str:
     if base not in variants:
         return f"There is no run of {base}, so nothing is compared; name another base."
     if not any(run.cell.variant == base for run in runs):
-        return f"No run of {base} has finished, so nothing is compared."
+        return f"No run of {base} counts, so nothing is compared."
     return ""
 
 

@@ -73,7 +73,7 @@ def fixed(value: float, by: float) -> str:
     if not math.isfinite(by) or by <= 0:
         return minus(f"{value:.4g}")
     places = 1 - math.floor(math.log10(by))
-    if places > 6:
+    if abs(places) > 6:
         return minus(f"{value:.3g}")
     return minus(f"{round(value, places) + 0.0:.{max(0, places)}f}")
 
@@ -105,7 +105,7 @@ def nothing(metric: str, lost: Mapping[int, str], of: str = "") -> str:
     """Why there is no verdict at all, of what has no value of `metric`."""
     if "gave no value" in lost.values():
         return f"no value of {metric}{of}"
-    return f"no finished run{of} to compare" + " with" * bool(of)
+    return f"no run{of} counts"
 
 
 def verdict(found: Difference, corrected: float, scale: Scale, base: str, tests: int) -> str:

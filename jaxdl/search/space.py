@@ -127,6 +127,7 @@ class Choice:
 Domain = Uniform | LogUniform | Integer | Choice
 Space = Mapping[str, Domain]
 Edits = Mapping[str, Any]
+EXAMPLE = '{"optim.peak_lr": LogUniform(1e-4, 1e-2)}'
 
 
 def find_space(module: ModuleType, name: str, exp: Experiment, path: str) -> Space:
@@ -138,12 +139,12 @@ def find_space(module: ModuleType, name: str, exp: Experiment, path: str) -> Spa
     space = getattr(module, name, None)
     if space is None:
         spaces = [k for k, v in vars(module).items() if _is_space(v)]
-        tail = suggest(name, spaces) if spaces else f'write {name} = {{"seed": Integer(0, 9)}}'
+        tail = suggest(name, spaces) if spaces else f"write {name} = {EXAMPLE}"
         raise InputError(f"{path} has no space {name!r}; {tail}")
     if not _is_space(space):
         raise InputError(
             f"{path}: {name} must map paths to Uniform, LogUniform, Integer or Choice, like "
-            f'{{"optim.peak_lr": LogUniform(1e-4, 1e-2)}}.'
+            f"{EXAMPLE}."
         )
     check(space, exp)
     return space

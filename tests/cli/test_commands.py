@@ -35,10 +35,13 @@ def test_help_lists_every_command_with_an_example(argv, jaxdl):
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_help_of_a_command_shows_an_example_and_every_option(command, jaxdl):
+def test_help_of_a_command_shows_an_example_and_every_option(command, jaxdl, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
     told = jaxdl(command, "--help")
     assert told.code == 0 and f"Example: jaxdl {command}" in told.out
     assert "--json" in told.out and "no-json" not in told.out
+    wide = [line for line in told.out.splitlines() if len(line) > 80]
+    assert all(line.startswith(("Example: ", "usage: ")) for line in wide), wide
 
 
 def test_python_m_jaxdl_is_jaxdl():

@@ -110,7 +110,7 @@ def test_runs_that_cannot_be_read_are_told_and_the_others_compared(jaxdl, runs):
         (runs / "exp" / name / "passport.json").write_bytes(damage)
     told = jaxdl("report", runs)
     assert told.code == 0 and "wide: better by" in told.out and "2 of 8 runs do not" in told.out
-    assert "unknown: no finished run to compare; 2 of 2 seeds failed" in told.out
+    assert "unknown: no run counts; 2 of 2 seeds failed" in told.out
     page = Path("build/report/report.md").read_text()
     assert "schema 2, this version reads 1; install the version" in page and "damaged" in page
     told = jaxdl("report", runs / "exp" / "wide-3")

@@ -3,9 +3,12 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 
+import psutil
 import pytest
 
 from jaxdl.cli.rerun import _value
@@ -153,6 +156,30 @@ def test_bisect_runs_again_until_the_cause_is_named(jaxdl, run):
     told = jaxdl("why", "run", "other", "--bisect")
     assert "together they give b's numbers" in told.out, told.out
     assert "seed, config optim.peak_lr" in told.out.split("Cause:")[1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+def test_a_bisect_that_is_ended_leaves_no_process_and_no_folder(number, jaxdl, run):
+    assert jaxdl("train", "exp.py", "--set", "seed=4", "--run-dir", "other", "--json").code == 0
+    places = run.parent / "places"
+    places.mkdir()
+    command = [sys.executable, "-m", "jaxdl", "why", "run", "other", "--bisect"]
+    env = os.environ | {"TMPDIR": str(places)}
+    parent = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL)
+    while not (trials := [p for p in psutil.Process(parent.pid).children() if is_trial(p)]):
+        assert parent.poll() is None
+        time.sleep(0.05)
+    parent.send_signal(number)
+    code = parent.wait(30)
+    psutil.wait_procs(trials, timeout=2)  # by itself one takes longer: it imports and compiles
+    assert not any(trial.is_running() for trial in trials)
+    if number != signal.SIGKILL:
+        assert code == 128 + number and not list(places.iterdir())
+
+
+def is_trial(process):
+    return any(part.endswith("again.py") for part in process.cmdline())
 
 
 ROLLED = """

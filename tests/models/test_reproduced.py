@@ -14,11 +14,11 @@ from sklearn.datasets import load_digits
 from jaxdl.models.zoo import create
 
 
-def by_torch(params, x):
-    """The same network by torch, from a batch of images and our weights."""
+def by_torch(params, x, labels):
+    """Logits and gradient of the same network by torch, from a batch and our weights."""
     torch = pytest.importorskip("torch")
     layers = torch.nn.functional
-    params = jax.tree.map(lambda leaf: torch.from_numpy(np.array(leaf)), params)
+    params = jax.tree.map(lambda leaf: torch.tensor(np.array(leaf), requires_grad=True), params)
     y = torch.from_numpy(np.array(x)).permute(0, 3, 1, 2)
     y = layers.pad(y, (2, 2, 2, 2))
     for name in ("conv_1", "conv_2"):
@@ -27,7 +27,9 @@ def by_torch(params, x):
     y = y.permute(0, 2, 3, 1).flatten(1)  # our rows end in channels
     for name in ("hidden_1", "hidden_2"):
         y = torch.tanh(y @ params[name]["kernel"] + params[name]["bias"])
-    return (y @ params["head"]["kernel"] + params["head"]["bias"]).numpy()
+    logits = y @ params["head"]["kernel"] + params["head"]["bias"]
+    layers.cross_entropy(logits, torch.tensor(np.array(labels)).long()).backward()
+    return logits.detach().numpy(), jax.tree.map(lambda leaf: leaf.grad.numpy(), params)
 
 
 def digits():
@@ -77,10 +79,11 @@ def test_the_first_loss_is_that_of_equal_chances(started):
 
 
 @pytest.mark.row("R-029")
-def test_outputs_are_those_of_the_reference(started):
+def test_outputs_and_gradients_are_those_of_the_reference(started):
     params, x, _ = started
-    ours = PAPER.model.apply({"params": params}, x)
-    np.testing.assert_allclose(ours, PAPER.reference(params, x), atol=1e-4)
+    ours = PAPER.model.apply({"params": params}, x), jax.grad(loss_of)(*started)
+    for a, b in zip(*map(jax.tree.leaves, (ours, PAPER.reference(*started))), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-4)
 
 
 @pytest.mark.row("R-029")

@@ -125,13 +125,13 @@ def test_without_a_base_or_a_finished_run_there_is_a_report_that_says_so(cells, 
     others = [cell for cell in cells if cell.variant != "base"]
     found = told(others)
     assert "There is no run of base" in found.notes[0]
-    assert set(found.verdicts.values()) == {"no finished run of base to compare with"}
+    assert set(found.verdicts.values()) == {"no run of base counts"}
     broken = [dataclasses.replace(cell, error="boom") for cell in cells]
     nothing = told(broken)
     assert nothing.headline is None and set(nothing.verdicts) == {*ACCURACY} - {"base"}
-    for i, each in enumerate((found, nothing)):
-        text, page = report.write_report(each, tmp_path / f"out{i}")
-        assert "no finished run " in text.read_text() and page.stat().st_size > 1000
+    for each, words in ((found, "no run of base counts"), (nothing, "no run counts")):
+        text, page = report.write_report(each, tmp_path / words)
+        assert words in text.read_text() and page.stat().st_size > 1000
 
 
 def test_runs_that_are_not_alike_are_told(cells, tmp_path):
@@ -306,7 +306,7 @@ def test_numbers_have_the_places_that_their_uncertainty_deserves():
     assert fixed(97.2889, 0.3612) == "97.29" and fixed(-2.0, 0.29) == f"{MINUS}2.00"
     assert fixed(1234.5, 120) == "1230" and fixed(-0.001, 0.5) == "0.00"
     assert fixed(0.123456, math.nan) == "0.1235" and fixed(math.nan, 1) == DASH
-    assert fixed(2.5e-9, 1e-10) == "2.5e-09"
+    assert fixed(2.5e-9, 1e-10) == "2.5e-09" and fixed(2.5e30, 1e29) == "2.5e+30"
     assert [probability(p) for p in (1e-9, 0.0123, 0.5, math.nan)] == [
         "< 0.001",
         "0.012",

@@ -330,6 +330,16 @@ def test_intervals_of_a_difference_cover_it_between_93_and_97_percent(name, n):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("n", [3, 5, 10])
+def test_of_results_skewed_unlike_and_of_means_less_is_covered_as_the_report_says(n):
+    a, b = np.random.default_rng(n).exponential(size=(2, 20_000, n))
+    gaps = [compare(dict(enumerate(x)), dict(enumerate(3 * y))) for x, y in zip(a, b, strict=True)]
+    means = [mean_of(x) for x in a]
+    assert 0.905 <= np.mean([abs(g.difference - 2) <= g.half for g in gaps]) <= 0.925
+    assert 0.875 <= np.mean([abs(m.mean - 1) <= m.half for m in means]) <= 0.905
+
+
+@pytest.mark.slow
 @pytest.mark.row("R-028")
 @pytest.mark.parametrize("n", [3, 5, 10])
 def test_pairs_of_real_runs_cover_between_93_and_97_percent(n):
