@@ -24,6 +24,7 @@ from typing import Any
 from jaxdl.core.errors import InputError
 
 CYCLES = re.compile(r"estimated_cycles: (\d+)\s+num_equivalent_hlos: (\d+)")
+FATAL = re.compile(r"F\d{4} .*?\] (.*)")
 OVERFLOW = re.compile(r"Scoped allocation .*? scoped vmem limit|Used [\d.]+\w of [\d.]+\w vmem")
 KINDS = {"v5e:2x2": "TPU v5 lite", "v5p:2x2x1": "TPU v5", "v6e:2x2": "TPU v6 lite"}
 """Targets, the smallest of each kind, and what JAX calls their devices."""
@@ -107,7 +108,8 @@ class AbsentTpu(AbstractContextManager):
     def _last_words(self) -> str:
         self._said.seek(0)
         lines = [line.strip() for line in self._said if line.strip()]
-        return next((line for line in lines if "Check failed" in line), lines[-1] if lines else "")
+        fatal = (found[1] for line in lines if (found := FATAL.match(line)))
+        return next(fatal, lines[-1] if lines else "")
 
 
 def _answer(folder: Path, *request: Any) -> dict[str, int | str]:
