@@ -143,7 +143,7 @@ def print_runs(found: Study) -> None:
             escape(run.cell.run.name),
             escape(run.cell.variant),
             str(run.cell.seed) if run.cell.seed >= 0 else NONE,
-            NONE if value is None else f"{value:.4f}",
+            NONE if value is None else f"{value:#.4g}",
             str(result.steps) if result else NONE,
             f"{result.seconds:.1f}" if result else NONE,
             escape(run.missing) or (result.status if result else NONE),

@@ -225,7 +225,7 @@ def _read(path: Path, kind: type) -> Any:
             )
         found = {f.name: value[f.name] for f in fields(kind) if f.name in value}
         return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in found.items()})
-    except (json.JSONDecodeError, UnicodeDecodeError, AttributeError, TypeError) as error:
+    except (OSError, json.JSONDecodeError, UnicodeDecodeError, AttributeError, TypeError) as error:
         raise InputError(
             f"{path} is damaged ({error}); restore it or use another --run-dir."
         ) from None

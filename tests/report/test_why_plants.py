@@ -188,7 +188,6 @@ MORE = {
     ),
     "half precision": Plant("dtype", "config precision", "noisy", edits=("precision=f16",)),
 }
-"""Devised without a look at how causes are ranked."""
 ALL = PLANTS | MORE
 
 
