@@ -34,6 +34,10 @@ class NoCycles(Exception):
     """There is no estimate; the message says why not."""
 
 
+class Ended(NoCycles):
+    """The compiler ended, perhaps for want of memory: another time it may not."""
+
+
 class AbsentTpu(AbstractContextManager):
     """A process that compiles: the compiler reads its flags once, and ends at what it cannot time.
 
@@ -69,7 +73,7 @@ class AbsentTpu(AbstractContextManager):
         if not answer:
             self._child = None
             child.communicate()
-            raise NoCycles(f"the compiler ended: {self._last_words()}")
+            raise Ended(f"the compiler ended: {self._last_words()}")
         found = json.loads(answer)
         if "bug" in found:
             raise RuntimeError(f"{target} {program} {given}: {found['bug']}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
@@ -60,18 +61,26 @@ class Table:
         return cls([Row.read(line) for line in json.loads(path.read_text())])
 
     def write(self, path: Path) -> None:
-        """A row a line."""
+        """A row a line; a reader finds the old file or the new one."""
         rows = sorted(self.rows, key=lambda row: row.place)
-        path.write_text("[\n" + ",\n".join(row.line() for row in rows) + "\n]\n")
+        new = path.with_name(f"{path.name}.{os.getpid()}")
+        new.write_text("[\n" + ",\n".join(row.line() for row in rows) + "\n]\n")
+        new.replace(path)
 
     def find(self, platform: str, kernel: str, device: str, size: int) -> Row:
-        """The row made for most of the device's name, and of these for the least sufficient size,
-        else the largest.
+        """Of the rows for sizes that suffice, the one made for most of the device's name, and of
+        these the least; where none suffices, of the largest.
+
+        Raises:
+            LookupError: no row of the kernel is for the device.
         """
         mine = [row for row in self.rows if (row.platform, row.kernel) == (platform, kernel)]
-        best = max(row.fit(device) for row in mine)
-        mine = sorted((row for row in mine if row.fit(device) == best), key=lambda row: row.size)
-        return next((row for row in mine if row.size >= size), mine[-1])
+        mine = [row for row in mine if row.fit(device) >= 0]
+        if not mine:
+            raise LookupError(f"the table has no blocks of {kernel!r} for {platform} {device!r}")
+        largest = max(row.size for row in mine)
+        enough = [row for row in mine if row.size >= min(size, largest)]
+        return min(enough, key=lambda row: (-row.fit(device), row.size))
 
     def with_row(self, new: Row) -> Table:
         """With one more, or another one in its place."""

@@ -18,7 +18,7 @@ import numpy as np
 from jaxdl.core.errors import InputError
 from jaxdl.core.topology import devices
 from jaxdl.kernels import absent_gpu
-from jaxdl.kernels.absent_tpu import AbsentTpu, NoCycles
+from jaxdl.kernels.absent_tpu import AbsentTpu, Ended, NoCycles
 
 MEBI, KIBI = 2**20, 2**10
 FAST = {
@@ -32,8 +32,8 @@ FAST = {
     # Shared memory of a block: CUDA programming guide, table of compute capabilities.
     "*H[12]0*": 227 * KIBI,
     "*B200*": 227 * KIBI,
-    "*A[18]00*": 163 * KIBI,
-    "*A30*": 163 * KIBI,
+    "NVIDIA A[18]00*": 163 * KIBI,
+    "NVIDIA A30": 163 * KIBI,
     "NVIDIA*": 99 * KIBI,
 }
 """Bytes of fast memory that a program may take, by patterns of what JAX calls the device."""
@@ -87,6 +87,8 @@ class Verdict:
     value: float | None
     unit: str
     why: str = ""
+    lasting: bool = True
+    """Whether it would be the same another time."""
 
     def __str__(self) -> str:
         """In words."""
@@ -171,7 +173,7 @@ def _cycles(name: str) -> Iterator[Measured]:
                     found = compiler.cycles(name, case.program, *given, only=case.only)
                     yield Verdict(found, "cycles")
                 except NoCycles as error:
-                    yield Verdict(None, "cycles", str(error))
+                    yield Verdict(None, "cycles", str(error), not isinstance(error, Ended))
 
         yield measured
 

@@ -79,7 +79,8 @@ def tune(
                 verdict = Verdict(None, target.unit, why) if why else known.get(text)
                 if verdict is None:
                     verdict = next(new)
-                    cache.add(keys[text], verdict)
+                    if verdict.lasting:
+                        cache.add(keys[text], verdict)
                 verdicts.append((one, verdict))
                 yield case, one, verdict
             yield Found(case, verdicts)
@@ -96,7 +97,7 @@ class Cache:
     def __init__(self, path: Path, fresh: bool = False) -> None:
         self.path, self.hits = path, 0
         lines = path.read_text().splitlines() if path.exists() and not fresh else []
-        self._known = {one.pop("key"): Verdict(**one) for one in map(json.loads, lines)}
+        self._known = {key: verdict for line in lines for key, verdict in _kept(line)}
 
     def get(self, key: str) -> Verdict | None:
         """What is known, which is counted."""
@@ -111,9 +112,18 @@ class Cache:
             file.write(json.dumps({"key": key} | asdict(verdict)) + "\n")
 
 
-def source(op: str, platform: str) -> str:
-    """A digest of the code of an operation's kernels for a platform."""
-    files = sorted((HERE / op).glob(f"{platform}*.py"))
+def _kept(line: str) -> Iterator[tuple[str, Verdict]]:
+    """What a line of the cache says; nothing where a process that ended has cut it."""
+    try:
+        told = json.loads(line)
+        yield told.pop("key"), Verdict(**told)
+    except (ValueError, KeyError, TypeError):
+        return
+
+
+def source(op: str) -> str:
+    """A digest of the code of an operation."""
+    files = sorted((HERE / op).glob("*.py"))
     return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
 
 
@@ -178,15 +188,15 @@ def _run(given: argparse.Namespace) -> int:
     target = measure.target(given.target)
     cases = _chosen(given.op, target, given.only)
     path = given.table or HERE / given.op / "blocks.json"
-    told = Table.read(path) if path.exists() else Table([])
     cache = Cache(given.cache, given.fresh)
-    for one in tune(cases, target, cache, source(given.op, target.platform)):
+    for one in tune(cases, target, cache, source(given.op)):
         if not isinstance(one, Found):
             _say(given.json, *one)
             continue
         new = row(one, target)
-        told = told.with_row(new)
-        told.write(path)
+        # Read again, since another process may tune for another target.
+        told = Table.read(path) if path.exists() else Table([])
+        told.with_row(new).write(path)
         print(new.line() if given.json else f"  best: {_text(new.blocks)}", flush=True)
     print(f"{cache.hits} verdicts were known, by {cache.path}", file=sys.stderr)
     return 0

@@ -228,6 +228,7 @@ def _norms(records: Sequence[Record]) -> Iterator[str]:
     programs = {(r["target"], r["direction"]): {} for r in records}
     for r in records:
         programs[r["target"], r["direction"]].setdefault(r["case"], {})[r["impl"]] = r["cycles"]
+    programs = {place: both for place, cases in programs.items() if (both := _compared(cases))}
     ratios = {
         place: [each["ours"] / each["xla"] for each in cases.values()]
         for place, cases in programs.items()
@@ -245,6 +246,12 @@ def _norms(records: Sequence[Record]) -> Iterator[str]:
             for place, each in sorted(ratios.items())
         ),
     )
+
+
+def _compared(cases: Mapping[str, Mapping[str, int | None]]) -> dict[str, dict[str, int]]:
+    """Those of which both programs have cycles."""
+    told = {case: {n: x for n, x in each.items() if x} for case, each in cases.items()}
+    return {case: each for case, each in told.items() if len(each) == 2}
 
 
 def _most(cases: Mapping[str, Mapping[str, int]]) -> str:

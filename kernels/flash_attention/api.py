@@ -133,6 +133,7 @@ def _asked(
     """The options of `flash_attention`, checked, as implementations take them."""
     _check_shapes(q, k, v)
     seeds, runs = (seeds, runs) if dropout else (None, None)
+    runs = None if runs is None else jnp.asarray(runs, jnp.int32)
     extras = Extras(bias, q_segments, kv_segments, seeds, runs=runs)
     _check_extras(q, k, extras, dropout, soft_cap)
     left, right = window if isinstance(window, tuple) else (window, window)
