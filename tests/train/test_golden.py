@@ -23,17 +23,21 @@ RECORD = f"python {Path(__file__).resolve().relative_to(ROOT)}"
 STEPS = 20
 WIDER = ("avx", "fma", "f16c", "sse4", "amx", "sve", "asimd", "bf16", "neon")
 """What XLA:CPU chooses instructions by."""
+KIND = ("cpu family", "model", "stepping", "CPU part")
+"""Its libraries also go by the generation of the CPU."""
 
 
 def machine() -> str:
-    """jax version, architecture and a digest of the CPU's vector instructions."""
+    """jax version, architecture and a digest of the CPU's generation and vector instructions."""
     import jax
 
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     listed = next((line for line in lines if line.lower().startswith(("flags", "features"))), "")
     flags = sorted(flag for flag in listed.split() if any(name in flag for name in WIDER))
-    digest = hashlib.sha256(" ".join(flags).encode()).hexdigest()[:8]
+    kind = [line for line in lines if line.partition(":")[0].strip() in KIND]
+    told = [*flags, *sorted({"".join(line.split()) for line in kind})]
+    digest = hashlib.sha256(" ".join(told).encode()).hexdigest()[:8]
     return f"jax {jax.__version__} {platform.machine()} {digest}"
 
 
