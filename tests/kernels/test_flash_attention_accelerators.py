@@ -22,6 +22,7 @@ from jaxdl.kernels.flash_attention import (
     cycles,
     flash_attention,
     gpu,
+    gpu_blocks,
     seeds_of,
     spills,
     tiles,
@@ -44,7 +45,7 @@ CASES, arrays, check, check_halves, everything = (
 
 def check_on_gpu(case, monkeypatch, check=check):
     monkeypatch.setattr(gpu.pl, "pallas_call", partial(gpu.pl.pallas_call, interpret=True))
-    monkeypatch.setattr(gpu, "PRECISE", jax.lax.Precision.HIGHEST)
+    monkeypatch.setattr(gpu_blocks, "PRECISE", jax.lax.Precision.HIGHEST)
     monkeypatch.setattr(gpu, "tile_of", lambda *_: tiles.Tile(64, 32, 4, 1))
     check("gpu", **({"lengths": (70, 53)} | CASES[case]))
 
