@@ -19,10 +19,9 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from jax.sharding import SingleDeviceSharding
 
 from jaxdl.core.errors import InputError
-from jaxdl.core.topology import devices, unkept
+from jaxdl.core.topology import devices, shapes_on, unkept
 
 ARCHITECTURE = re.compile(r"^\.target (\w+)", re.M)
 TOO_LARGE = re.compile(r"Shared memory size limit exceeded: requested (\d+)")
@@ -81,9 +80,7 @@ def compiled(function: Callable[..., Any], *args: Any, target: str = "h200:1") -
         InputError: the extra `aot-gpu` is not installed.
         TooLarge: shared memory does not suffice.
     """
-    place = SingleDeviceSharding(devices(target)[0])
-    args = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), args)
-    lowered = jax.jit(function).lower(*args)
+    lowered = jax.jit(function).lower(*shapes_on(devices(target)[0], args))
     with tempfile.TemporaryDirectory() as folder, unkept():
         options = {"xla_dump_to": folder, "xla_dump_hlo_as_text": True}
         try:

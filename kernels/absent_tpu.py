@@ -127,16 +127,12 @@ def _answer(folder: Path, *request: Any) -> dict[str, int | str]:
 
 def _estimate(folder: Path, target: str, program: str, given: Sequence, only: str) -> int:
     import jax
-    from jax.sharding import SingleDeviceSharding
 
-    from jaxdl.core.topology import devices
+    from jaxdl.core.topology import devices, shapes_on
 
-    place = SingleDeviceSharding(devices(target)[0])
     module, _, name = program.partition(":")
     function, arguments = getattr(importlib.import_module(module), name)(*given)
-    arguments = jax.tree.map(
-        lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=place), arguments
-    )
+    arguments = shapes_on(devices(target)[0], arguments)
     for path in folder.iterdir():
         path.unlink()
     try:

@@ -5,16 +5,17 @@ from __future__ import annotations
 import importlib
 import re
 import statistics
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import partial
 from typing import Any
 
 import jax
 import numpy as np
 
+from jaxdl.core import timing
 from jaxdl.core.errors import InputError
 from jaxdl.core.topology import devices
 from jaxdl.kernels import absent_gpu
@@ -219,11 +220,9 @@ def timed(case: Case, candidates: Sequence[Blocks]) -> Iterator[Verdict]:
     for turn in range(ROUNDS):
         for n in list(runs)[:: 1 if turn % 2 else -1]:
             run, arguments = runs[n]
-            start = time.perf_counter()
-            jax.block_until_ready(run(*arguments))
-            taken[n].append(1e3 * (time.perf_counter() - start))
+            taken[n] += timing.measure(partial(run, *arguments), repeats=1, warmup=0)
     for n in range(len(candidates)):
-        done = statistics.median(taken[n]) if n in taken else None
+        done = 1e3 * statistics.median(taken[n]) if n in taken else None
         yield Verdict(done, "ms", why.get(n, ""))
 
 

@@ -8,12 +8,8 @@ Needs:  the extra `aot-gpu`, no GPU.
 
 from __future__ import annotations
 
-import argparse
-import datetime
-import json
 from collections.abc import Iterator, Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -28,20 +24,6 @@ TARGET = "h200:1"
 ROWS = 4096
 WIDTHS = 768, 4096, 8192, norm.WIDEST
 NORMS = "layer norm", "RMS norm", "layer norm with residual"
-
-
-def main() -> None:
-    """Prints a JSON object for each kernel."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--write", type=Path, help="a result file")
-    parser.add_argument(
-        "--only", default="", help="OP DIRECTION, SIZE, DTYPE, or a beginning of it"
-    )
-    given = parser.parse_args()
-    for record in found(given.only):
-        print(json.dumps(record), flush=True)
-        if given.write:
-            records.add(given.write, record)
 
 
 def found(only: str = "") -> Iterator[dict[str, Any]]:
@@ -81,15 +63,12 @@ def _wanted(only: str, op: str, direction: str, size: int, dtype: str) -> bool:
 def _record(
     op: str, direction: str, size: int, dtype: str, features: str, stats: Mapping[str, Any]
 ) -> dict[str, Any]:
-    case = f"{features}, {size}, {dtype}"
-    return {
-        **{"op": op, "case": case, "target": TARGET, "direction": direction, "impl": "ours"},
-        **{"blocks": None, "size": size, "dtype": dtype, "features": features, **stats},
-        "hardware": "none: compiled for an absent NVIDIA H200",
-        "versions": absent_gpu.versions(),
-        "date": datetime.date.today().isoformat(),
-    }
+    return records.of(
+        *(op, f"{features}, {size}, {dtype}", TARGET, direction),
+        **{"absent": "NVIDIA H200", "versions": absent_gpu.versions()},
+        **{"size": size, "dtype": dtype, "features": features, **stats},
+    )
 
 
 if __name__ == "__main__":
-    main()
+    records.command(__doc__, found, "OP DIRECTION, SIZE, DTYPE")

@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 from jax.experimental import topologies
+from jax.sharding import SingleDeviceSharding
 
 from jaxdl.core.errors import InputError, suggest
 
@@ -88,6 +89,12 @@ def _cpus(kind: str, shape: str, slices: int) -> list[Any]:
             f"XLA_FLAGS=--xla_force_host_platform_device_count=N before it starts."
         )
     return have[: int(shape)]
+
+
+def shapes_on(device: Any, tree: Any) -> Any:
+    """Shapes and dtypes of arrays, as if these lay on that device: lowered, it is compiled for."""
+    place = SingleDeviceSharding(device)
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), tree)
 
 
 @contextmanager

@@ -14,11 +14,9 @@ Needs:  libtpu (the extra `aot`), no TPU.
 
 from __future__ import annotations
 
-import argparse
-import json
 from collections.abc import Callable, Iterator
 from functools import cache, partial
-from pathlib import Path
+from itertools import product
 from typing import Any
 
 import jax
@@ -46,43 +44,35 @@ AS_IS = 2048, "forward"
 KERNELS = "flash_|splash_"
 
 
-def main() -> None:
-    """Prints a JSON object for each program."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--write", type=Path, help="a result file")
-    parser.add_argument("--only", default="", help="TARGET,LENGTH,DIRECTION,IMPL, or a beginning")
-    given = parser.parse_args()
+def found(only: str) -> Iterator[dict[str, Any]]:
+    """What is known of each program whose TARGET,LENGTH,DIRECTION,IMPL begin so."""
     with AbsentTpu() as compiler:
-        for record in _records(compiler, given.only):
-            print(json.dumps(record), flush=True)
-            if given.write:
-                records.add(given.write, record)
+        for target, (length, direction), impl, blocks in _programs():
+            if not f"{target},{length},{direction},{impl}".startswith(only):
+                continue
+            given = direction, length, impl, blocks, KINDS[target]
+            yield records.cycles(
+                *("flash_attention", f"causal, T {length}, {HEADS} heads of {SIZE}, bfloat16"),
+                *(target, direction),
+                **{"impl": impl, "blocks": blocks},
+                cycles=compiler.known(target, PROGRAM, *given, only=KERNELS),
+            )
 
 
-def _records(compiler: AbsentTpu, only: str) -> Iterator[dict[str, Any]]:
-    for target in TARGETS:
-        for (length, direction), sizes in SIZES.items():
-            programs = [("ours", None), *(("splash, scheduled", x) for x in sizes)]
-            if (length, direction) == AS_IS:
-                programs.append(("splash, as is", sizes[0]))
-            for impl, blocks in programs:
-                if not f"{target},{length},{direction},{impl}".startswith(only):
-                    continue
-                given = direction, length, impl, blocks, KINDS[target]
-                yield records.of(
-                    *("flash_attention", f"causal, T {length}, {HEADS} heads of {SIZE}, bfloat16"),
-                    *(target, direction, impl, blocks),
-                    compiler.known(target, PROGRAM, *given, only=KERNELS),
-                )
+def _programs() -> Iterator[tuple[str, tuple[int, str], str, tuple[int, ...] | None]]:
+    for target, (case, sizes) in product(TARGETS, SIZES.items()):
+        yield target, case, "ours", None
+        for blocks in sizes:
+            yield target, case, "splash, scheduled", blocks
+        if case == AS_IS:
+            yield target, case, "splash, as is", sizes[0]
 
 
 def program(
     direction: str, length: int, impl: str, blocks: list[int] | None, device: str
 ) -> tuple[Callable[..., Any], tuple[Any, ...]]:
     """A function, and its arguments' shapes and dtypes; without blocks it is ours, by the table."""
-    x = jax.ShapeDtypeStruct((HEADS, length, SIZE), jnp.bfloat16)
-    lse = jax.ShapeDtypeStruct((HEADS, length), jnp.float32)
-    given = (x, x, x) if direction == "forward" else (x, x, x, x, lse, x)
+    given = _arguments(direction, length, SIZE)
     if blocks is None:
         return ours(direction, SIZE, device, None), given
     return _splash(direction, length, blocks, impl), given
@@ -90,10 +80,15 @@ def program(
 
 def in_blocks(direction: str, length: int, size: int, blocks: dict[str, int]) -> tuple:
     """The same of ours with heads of any size, in blocks as the table has them."""
+    given = _arguments(direction, length, size)
+    return ours(direction, size, "", TpuBlocks(**blocks)), given
+
+
+def _arguments(direction: str, length: int, size: int) -> tuple[jax.ShapeDtypeStruct, ...]:
+    """Of q, k, v, and going back of y, the log-sum-exp and dy."""
     x = jax.ShapeDtypeStruct((HEADS, length, size), jnp.bfloat16)
     lse = jax.ShapeDtypeStruct((HEADS, length), jnp.float32)
-    given = (x, x, x) if direction == "forward" else (x, x, x, x, lse, x)
-    return ours(direction, size, "", TpuBlocks(**blocks)), given
+    return (x, x, x) if direction == "forward" else (x, x, x, x, lse, x)
 
 
 def ours(direction: str, size: int, device: str, blocks: TpuBlocks | None) -> Callable[..., Any]:
@@ -171,4 +166,4 @@ def scheduled(rows: int, keys: int, h: Any, i: Any, j: Any, *tables: Any, next_i
 
 
 if __name__ == "__main__":
-    main()
+    records.command(__doc__, found, "TARGET,LENGTH,DIRECTION,IMPL")

@@ -237,7 +237,7 @@ class Call(Sizes):
 
 
 def _heads(arrays: dict[str, Array], length: int, block: tuple, place: Callable) -> Arrays:
-    """Padded to `length` positions; a program gets a `block` of them, of whole heads, at `place`."""
+    """Padded to `length` positions, of which a program gets a `block` of whole heads at `place`."""
     return {
         name: (_padded(x, 1, length), (*block, _power(x.shape[-1])), place)
         for name, x in arrays.items()

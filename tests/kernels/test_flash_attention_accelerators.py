@@ -15,9 +15,9 @@ from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_ma
 from jax.experimental.pallas.ops.tpu.splash_attention import (
     splash_attention_mask_info as mask_info,
 )
-from jax.sharding import SingleDeviceSharding
 
 from jaxdl.core.errors import InputError
+from jaxdl.core.topology import devices, shapes_on
 from jaxdl.kernels.flash_attention import (
     cycles,
     flash_attention,
@@ -30,7 +30,6 @@ from jaxdl.kernels.flash_attention import (
     tpu_blocks,
 )
 from jaxdl.kernels.flash_attention.blocks import TpuBlocks
-from jaxdl.plan import devices
 
 # The cases and the comparison with the reference are those of the CPU's tests.
 _spec = importlib.util.spec_from_file_location(
@@ -220,12 +219,12 @@ def test_the_results_tell_of_no_spill_in_half_precision():
 
 def compiled_for(topology, size, length, dtype, options=None):
     given, static = arrays((1, 1), (2, 2), (size, size), dtype, 1, causal=True)
-    place = SingleDeviceSharding(devices(topology)[0])
-    static |= {"device": devices(topology)[0].device_kind}
+    device = devices(topology)[0]
+    static |= {"device": device.device_kind}
     given = {
-        name: jax.ShapeDtypeStruct((1, length, *x.shape[2:]), dtype, sharding=place)
-        for name, x in given.items()
+        name: jax.ShapeDtypeStruct((1, length, *x.shape[2:]), dtype) for name, x in given.items()
     }
+    given = shapes_on(device, given)
     run = jax.jit(partial(everything, static=static, impl=None))
     return run.lower(given).compile(compiler_options=options or {})
 

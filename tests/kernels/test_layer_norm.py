@@ -13,9 +13,9 @@ from flax import linen as nn
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.experimental.pallas import tpu as pltpu
-from jax.sharding import SingleDeviceSharding
 
 from jaxdl.core.errors import InputError
+from jaxdl.core.topology import devices, shapes_on
 from jaxdl.kernels.absent_tpu import KINDS
 from jaxdl.kernels.dispatch import recording, strict
 from jaxdl.kernels.layer_norm import gpu, layer_norm, reference, rms_norm, tpu
@@ -280,41 +280,22 @@ def test_what_does_not_fit_is_refused(arguments, message):
         layer_norm(**arguments)
 
 
-@pytest.fixture
-def unkept():
-    """Keeps programs that cannot be read back out of the cache on disk."""
-    name = "jax_persistent_cache_min_compile_time_secs"
-    before = getattr(jax.config, name)
-    jax.config.update(name, float("inf"))
-    yield
-    jax.config.update(name, before)
-
-
 @pytest.mark.tpu_aot
 @pytest.mark.row("C-032")
 @pytest.mark.parametrize("target", ["v5e:1x1", "v5p:2x2x1", "v6e:2x2"])
-def test_it_compiles_for_tpus(target, unkept):
-    from jaxdl.plan import devices
-
-    sharding = SingleDeviceSharding(devices(target)[0])
+def test_it_compiles_for_tpus(target):
     for shape, dtype in (((4, 512, 768), "bfloat16"), ((37, 256), "float32")):
-        given = jax.eval_shape(partial(arrays, shape, dtype))
-        given = jax.tree.map(
-            lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding), given
-        )
+        given = shapes_on(devices(target)[0], jax.eval_shape(partial(arrays, shape, dtype)))
         compiled = jax.jit(partial(run, True, True, True)).lower(given).compile()
         assert compiled.as_text().count("tpu_custom_call") == 2
 
 
 @pytest.mark.gpu_aot
 @pytest.mark.parametrize("features", [100, 768, 2**13])
-def test_it_compiles_for_hopper_without_spilling(features, unkept):
-    from jaxdl.plan import devices
-
-    sharding = SingleDeviceSharding(devices("h200:1")[0])
+def test_it_compiles_for_hopper_without_spilling(features):
     # Several blocks for each program of the backward pass.
     given = jax.eval_shape(partial(arrays, (4096, features), "bfloat16"))
-    given = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding), given)
+    given = shapes_on(devices("h200:1")[0], given)
     options = {"xla_gpu_fail_ptx_compilation_on_register_spilling": True}
     lowered = jax.jit(partial(run, True, True, True)).lower(given)
     assert "triton" in lowered.as_text()

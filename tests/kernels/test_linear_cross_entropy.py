@@ -11,15 +11,15 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from jax.sharding import NamedSharding, PartitionSpec, SingleDeviceSharding
+from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxdl.core.errors import InputError
+from jaxdl.core.topology import devices, shapes_on
 from jaxdl.kernels.linear_cross_entropy import chunked, linear_cross_entropy
 from jaxdl.losses import cross_entropy
 from jaxdl.models.gpt import GPT
 from jaxdl.models.lstm import LSTMLanguageModel
 from jaxdl.parallel import make_mesh, scope, spread_vocabulary, unbox
-from jaxdl.plan import devices
 from jaxdl.tasks import LanguageModel
 
 EXACT = {"float32": 1e-5, "bfloat16": 2e-2, "float16": 3e-3}
@@ -226,16 +226,6 @@ def check_memory(target, shards):
     assert many - few < 4 * 4 * WIDTH * (ROWS[1] - ROWS[0])
 
 
-@pytest.fixture
-def unkept():
-    """Keeps programs that cannot be read back out of the cache on disk."""
-    name = "jax_persistent_cache_min_compile_time_secs"
-    before = getattr(jax.config, name)
-    jax.config.update(name, float("inf"))
-    yield
-    jax.config.update(name, before)
-
-
 @pytest.mark.parametrize(("target", "shards"), ON_CPU)
 def test_memory_has_no_term_of_rows_times_tokens(target, shards):
     check_memory(target, shards)
@@ -243,7 +233,7 @@ def test_memory_has_no_term_of_rows_times_tokens(target, shards):
 
 @pytest.mark.tpu_aot
 @pytest.mark.parametrize(("target", "shards"), ON_TPU)
-def test_memory_on_a_tpu_has_no_term_of_rows_times_tokens(target, shards, unkept):
+def test_memory_on_a_tpu_has_no_term_of_rows_times_tokens(target, shards):
     check_memory(target, shards)
 
 
@@ -266,7 +256,7 @@ def test_a_divided_vocabulary_sends_numbers_of_rows_alone():
 
 
 @pytest.mark.tpu_aot
-def test_a_divided_vocabulary_sends_numbers_of_rows_alone_on_a_tpu(unkept):
+def test_a_divided_vocabulary_sends_numbers_of_rows_alone_on_a_tpu():
     check_collectives("v5e:2x2")
 
 
@@ -322,11 +312,10 @@ def test_what_does_not_fit_is_refused(change, message):
 
 
 @pytest.mark.tpu_aot
-def test_it_compiles_for_tpus_with_less_memory(unkept):
-    sharding = SingleDeviceSharding(devices("v5e:1x1")[0])
-    shapes = {"x": (8192, 768), "w": (50304, 768)}
-    x, w = (jax.ShapeDtypeStruct(s, jnp.bfloat16, sharding=sharding) for s in shapes.values())
-    labels = jax.ShapeDtypeStruct((8192,), jnp.int32, sharding=sharding)
+def test_it_compiles_for_tpus_with_less_memory():
+    x, w = (jax.ShapeDtypeStruct((n, 768), jnp.bfloat16) for n in (8192, 50304))
+    labels = jax.ShapeDtypeStruct((8192,), jnp.int32)
+    x, w, labels = shapes_on(devices("v5e:1x1")[0], (x, w, labels))
 
     def loss(x, w, labels, impl):
         return linear_cross_entropy(x, w, labels, tied=True, impl=impl).total
