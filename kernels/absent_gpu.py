@@ -14,13 +14,14 @@ import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, files, version
+from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
 from typing import Any
 
 import jax
 
 from jaxdl.core.errors import InputError
+from jaxdl.core.packages import versions_of
 from jaxdl.core.topology import devices, shapes_on, unkept
 
 ARCHITECTURE = re.compile(r"^\.target (\w+)", re.M)
@@ -96,8 +97,7 @@ def compiled(function: Callable[..., Any], *args: Any, target: str = "h200:1") -
 def versions() -> dict[str, str]:
     """Of what compiles."""
     told = subprocess.run([ptxas(), "--version"], check=True, capture_output=True, text=True).stdout
-    names = "jax", "jax-cuda13-pjrt"
-    return {name: version(name) for name in names} | {"ptxas": RELEASE.findall(told)[0]}
+    return versions_of(("jax", "jax-cuda13-pjrt")) | {"ptxas": RELEASE.findall(told)[0]}
 
 
 def ptxas() -> str:

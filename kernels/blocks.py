@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path
 from typing import Any
+
+from jaxdl.core.files import write_whole
 
 
 @dataclass(frozen=True)
@@ -63,9 +64,7 @@ class Table:
     def write(self, path: Path) -> None:
         """A row a line; a reader finds the old file or the new one."""
         rows = sorted(self.rows, key=lambda row: row.place)
-        new = path.with_name(f"{path.name}.{os.getpid()}")
-        new.write_text("[\n" + ",\n".join(row.line() for row in rows) + "\n]\n")
-        new.replace(path)
+        write_whole(path, "[\n" + ",\n".join(row.line() for row in rows) + "\n]\n")
 
     def find(self, platform: str, kernel: str, device: str, size: int) -> Row:
         """Of the rows for sizes that suffice, the one made for most of the device's name, and of

@@ -6,9 +6,11 @@ import argparse
 import datetime
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+from jaxdl.core.files import write_whole
+from jaxdl.core.packages import versions_of
 
 NAMES = "op", "case", "target", "direction", "impl", "blocks"
 """What tells a program from all others."""
@@ -56,7 +58,7 @@ def of(
 
 def cycles(*place: str, cycles: int | None, **program: Any) -> dict[str, Any]:
     """The same on a TPU; None where there is no estimate."""
-    versions = {name: version(name) for name in ("jax", "libtpu")}
+    versions = versions_of(("jax", "libtpu"))
     return of(*place, **program, absent="TPU", versions=versions, cycles=cycles)
 
 
@@ -66,7 +68,7 @@ def add(path: Path, record: Mapping[str, Any]) -> None:
     known = {_program(json.loads(line)): line for line in lines}
     known[_program(record)] = json.dumps(record)
     path.parent.mkdir(exist_ok=True)
-    path.write_text("\n".join(known.values()) + "\n")
+    write_whole(path, "\n".join(known.values()) + "\n")
 
 
 def _program(record: Mapping[str, Any]) -> tuple[str, ...]:

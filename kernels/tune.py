@@ -23,16 +23,17 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from jaxdl.core.errors import InputError, suggest
+from jaxdl.core.packages import versions_of
 from jaxdl.kernels import measure
 from jaxdl.kernels.blocks import Row, Table
 from jaxdl.kernels.measure import Blocks, Case, Verdict
 
 HERE = Path(__file__).parent
 PACKAGES = ("jax", "jaxlib", "libtpu", "jax-cuda13-plugin", "nvidia-cuda-nvcc")
+"""What compiles."""
 FEWEST = 4
 """Candidates of which one is the best."""
 
@@ -128,23 +129,13 @@ def source(op: str) -> str:
 
 
 def _key(case: Case, blocks: Blocks, target: measure.Target, code: str) -> str:
-    told = [target.name, target.device, case.program, case.given, _text(blocks), versions(), code]
+    told = [target.name, target.device, case.program, case.given, _text(blocks)]
+    told += [versions_of(PACKAGES), code]
     return hashlib.sha256(json.dumps(told).encode()).hexdigest()
 
 
 def _text(blocks: Blocks) -> str:
     return ", ".join(f"{name} {value}" for name, value in blocks.items()) or "no blocks"
-
-
-def versions() -> dict[str, str]:
-    """Of what compiles."""
-    found = {}
-    for name in PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
 
 
 def row(found: Found, target: measure.Target) -> Row:
@@ -164,7 +155,7 @@ def row(found: Found, target: measure.Target) -> Row:
     told = {
         **{"value": verdict.value, "unit": verdict.unit, "of": len(case.candidates)},
         **({"peer": peers[0]} if peers else {}),
-        **{"case": case.text, "versions": versions()},
+        **{"case": case.text, "versions": versions_of(PACKAGES)},
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
     }
     place = case.platform, case.kernel, case.size, (target.device,)

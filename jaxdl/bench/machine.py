@@ -6,26 +6,21 @@ import os
 import platform
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from importlib import metadata
 from typing import Any
 
 import jaxdl
+from jaxdl.core.packages import versions_of
 
 
 def describe(packages: Sequence[str]) -> dict[str, Any]:
     """CPU model, cores, load average over a minute, date (UTC), and versions of what is there."""
-    versions = {"jaxdl": jaxdl.__version__, "python": platform.python_version()}
-    for name in packages:
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
+    mine = {"jaxdl": jaxdl.__version__, "python": platform.python_version()}
     return {
         "cpu": _cpu(),
         "cores": len(os.sched_getaffinity(0)),
         "load": round(os.getloadavg()[0], 2),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "versions": versions,
+        "versions": mine | versions_of(packages),
     }
 
 

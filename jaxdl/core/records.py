@@ -16,7 +16,6 @@ from __future__ import annotations
 import base64
 import json
 import math
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
@@ -25,6 +24,7 @@ from typing import Any
 import numpy as np
 
 from jaxdl.core.errors import InputError
+from jaxdl.core.files import write_whole
 
 SCHEMA = 1
 OUTSIDE = ("cli", "report", "bench", "plan", "search", "serve", "export", "interpret")
@@ -135,9 +135,7 @@ def write_json(path: Path, value: Any) -> None:
     """
     if is_dataclass(value) and not isinstance(value, type):
         value = finite(asdict(value))
-    draft = path.with_name(path.name + ".tmp")
-    draft.write_text(json.dumps(value, indent=1) + "\n")
-    os.replace(draft, path)
+    write_whole(path, json.dumps(value, indent=1) + "\n")
 
 
 def line_of(record: Record) -> str:

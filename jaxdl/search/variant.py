@@ -12,6 +12,7 @@ from jaxdl.core.change import change, parse_edits
 from jaxdl.core.codec import dump
 from jaxdl.core.errors import InputError
 from jaxdl.core.experiment import Experiment
+from jaxdl.core.files import write_whole
 from jaxdl.core.names import name_of
 
 FILE = '''"""{title}
@@ -52,9 +53,7 @@ def write_variant(
         spec=spec,
         variant=f":{variant}" if variant else "",
     )
-    draft = file.with_name(file.name + ".tmp")
-    draft.write_text(text)
-    os.replace(draft, file)
+    write_whole(file, text)
 
 
 def spelt(exp: Experiment, edits: Mapping[str, Any]) -> list[str] | None:
