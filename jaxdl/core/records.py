@@ -173,16 +173,29 @@ def read_code(directory: Path) -> Code | None:
 
 
 def read_records(directory: Path) -> Iterator[Record]:
-    """The records of metrics.jsonl, null as NaN; a line cut short by a crash ends them."""
+    """The records of metrics.jsonl, null as NaN; a line cut short by a crash ends them.
+
+    Raises:
+        InputError: it is damaged.
+    """
     path = directory / METRICS
     if not path.exists():
         return
-    with path.open() as lines:
+    with path.open("rb") as lines:
         for line in lines:
-            if not line.endswith("\n"):
+            if not line.endswith(b"\n"):
                 return
-            record = json.loads(line)
-            yield Record(**record | {"values": _numbers(record["values"])})
+            yield _record_of(line, path)
+
+
+def _record_of(line: bytes, path: Path) -> Record:
+    try:
+        record = json.loads(line)
+        return Record(**record | {"values": _numbers(record["values"])})
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise InputError(
+            f"{path} is damaged ({error}); restore it, or take another run directory."
+        ) from error
 
 
 def as_text(array: np.ndarray) -> dict[str, Any]:

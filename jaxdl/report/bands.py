@@ -42,7 +42,7 @@ def bands(study: Study) -> tuple[dict[str, dict[str, Band]], list[tuple[Run, str
         try:
             read[variant].append(_curves(run))
         except (ValueError, TypeError, KeyError, AttributeError) as error:
-            damaged.append((run, str(error)))
+            damaged.append((run, str(error.__cause__ or error)))
     names = {name for runs in read.values() for curves in runs for name in curves}
     first = study.headline.name.rpartition("/")[2] if study.headline else ""
 

@@ -9,14 +9,11 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
-from jaxdl.core.errors import InputError
 from jaxdl.core.nodes import ABSENT
 from jaxdl.core.records import (
-    METRICS,
     OUTSIDE,
     Code,
     Passport,
-    Record,
     read_code,
     read_passport,
     read_records,
@@ -71,19 +68,10 @@ def explain(a: Path, b: Path) -> Explanation:
     """
     sides = [(read_passport(run), read_code(run)) for run in (a, b)]
     ends = (read_result(a), read_result(b))
-    comparison = compare(_records(a), _records(b), ends)
+    comparison = compare(read_records(a), read_records(b), ends)
     sources = (_sources(a, *sides[0]), _sources(b, *sides[1]))
     found = [*between(sides[0], sides[1], sources), *differ.of_run(sides[0][0], sides[1][0])]
     return Explanation(a, b, comparison, *ranked(found, comparison.parting))
-
-
-def _records(run: Path) -> list[Record]:
-    try:
-        return list(read_records(run))
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise InputError(
-            f"{run / METRICS} is damaged ({error}); restore it, or name another run."
-        ) from None
 
 
 def _sources(run: Path, passport: Passport, code: Code | None) -> Sources | None:

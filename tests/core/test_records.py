@@ -122,6 +122,16 @@ def test_what_cannot_be_read_is_said(tmp_path, text, says):
         records.read_result(tmp_path)
 
 
+@pytest.mark.parametrize("line", [b"{broken\n", b"\xff\n", b"[1]\n", b'{"values": 3}\n'])
+def test_damaged_records_are_named_after_those_before(tmp_path, line):
+    one = Record(1, "train", 0.0, {"loss": 1.0})
+    (tmp_path / records.METRICS).write_bytes(records.line_of(one).encode() + line)
+    found = records.read_records(tmp_path)
+    assert next(found) == one
+    with pytest.raises(InputError, match=r"metrics\.jsonl is damaged .* another run directory"):
+        next(found)
+
+
 def test_a_directory_without_a_passport_is_no_run(tmp_path):
     with pytest.raises(InputError, match=r"not a run directory: it has no passport\.json"):
         records.read_passport(tmp_path)
